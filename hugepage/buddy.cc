@@ -1,0 +1,294 @@
+#include "hugepage/buddy.h"
+
+namespace pagoda {
+namespace {
+
+// Calls fn(word, mask) for the bits [first, first + count) of a bitmap.
+template <class F> void for_words(uint32_t first, uint32_t count, F fn) {
+    while (count > 0) {
+        uint32_t bit = first % 64;
+        uint32_t n = min_of(count, 64 - bit);
+        uint64_t mask = (n == 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1) << bit;
+        fn(first / 64, mask);
+        first += n;
+        count -= n;
+    }
+}
+
+bool test(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
+
+// First set bit in [from, to), or `to`.
+uint32_t find(const uint64_t *map, uint32_t from, uint32_t to, bool value) {
+    while (from < to) {
+        uint64_t w = value ? map[from / 64] : ~map[from / 64];
+        w &= ~uint64_t{0} << (from % 64);
+        if (w != 0)
+            return min_of(to, from / 64 * 64 + static_cast<uint32_t>(__builtin_ctzll(w)));
+        from = (from / 64 + 1) * 64;
+    }
+    return to;
+}
+
+} // namespace
+
+unsigned buddy::bucket_for(const pageblock &b, unsigned list) {
+    if (list == kDirtyList) // most dirty pages first, whole free blocks before all
+        return b.blocks[9] != 0 ? 0 : 8 - min_of(7u, b.ndirty / 64u);
+    if (list == 9) // whole blocks: those that hold memory first
+        return b.ndirty != 0 ? 0 : 1;
+    return min_of(7u, b.nfree / 64u); // the fullest pageblock first
+}
+
+void buddy::link(uint32_t number, unsigned list, unsigned bucket) {
+    pageblock &b = block(number);
+    uint32_t head = heads_[list][bucket];
+    b.next[list] = head;
+    b.prev[list] = 0;
+    if (head != 0)
+        block(head - 1).prev[list] = number + 1;
+    else
+        tails_[list][bucket] = number + 1;
+    heads_[list][bucket] = number + 1;
+    b.bucket[list] = static_cast<uint8_t>(bucket + 1);
+}
+
+void buddy::unlink(uint32_t number, unsigned list) {
+    pageblock &b = block(number);
+    unsigned bucket = b.bucket[list] - 1u;
+    uint32_t next = b.next[list];
+    uint32_t prev = b.prev[list];
+    if (prev != 0)
+        block(prev - 1).next[list] = next;
+    else
+        heads_[list][bucket] = next;
+    if (next != 0)
+        block(next - 1).prev[list] = prev;
+    else
+        tails_[list][bucket] = prev;
+    b.bucket[list] = 0;
+}
+
+// Brings the lists in line with a pageblock's counts; once per operation.
+void buddy::relist(uint32_t number) {
+    pageblock &b = block(number);
+    for (unsigned list = 0; list <= kDirtyList; list++) {
+        bool wanted = list == kDirtyList ? b.ndirty != 0 && b.pins == 0 && (b.flags & kBlockHugetlb) == 0
+                                         : b.blocks[list] != 0;
+        unsigned bucket = wanted ? bucket_for(b, list) + 1 : 0;
+        if (bucket == b.bucket[list])
+            continue;
+        if (b.bucket[list] != 0)
+            unlink(number, list);
+        if (bucket != 0)
+            link(number, list, bucket - 1);
+    }
+}
+
+void buddy::mark(pageblock &b, unsigned order, uint32_t node, bool is_free) {
+    PAGODA_INVARIANT(test(b.free, node) != is_free);
+    b.free[node / 64] ^= uint64_t{1} << (node % 64);
+    b.blocks[order] = static_cast<uint16_t>(b.blocks[order] + (is_free ? 1 : -1));
+    total_blocks_[order] += is_free ? 1 : ~uint64_t{0};
+}
+
+// Frees one aligned block and merges it with its buddies as far as they are free.
+void buddy::insert(pageblock &b, unsigned order, uint32_t node) {
+    while (order < 9 && test(b.free, node ^ 1)) {
+        mark(b, order, node ^ 1, false);
+        node /= 2;
+        order++;
+    }
+    mark(b, order, node, true);
+}
+
+void buddy::release(uint32_t first, uint32_t count, bool dirty) {
+    while (count > 0) {
+        uint32_t number = first / kPageblockPages;
+        uint32_t offset = first % kPageblockPages;
+        uint32_t n = min_of(count, kPageblockPages - offset);
+        pageblock &b = block(number);
+        if (dirty) {
+            for_words(offset, n, [&](uint32_t w, uint64_t mask) { b.dirty[w] |= mask; });
+            b.ndirty = static_cast<uint16_t>(b.ndirty + n);
+            dirty_pages_ += n;
+        }
+        b.nfree = static_cast<uint16_t>(b.nfree + n);
+        free_pages_ += n;
+        for (uint32_t at = offset, left = n; left > 0;) {
+            unsigned order = min_of(log2_floor(left), at == 0 ? 9u : static_cast<unsigned>(__builtin_ctz(at)));
+            insert(b, order, (kPageblockPages >> order) + (at >> order));
+            at += 1u << order;
+            left -= 1u << order;
+        }
+        PAGODA_INVARIANT(b.nfree <= kPageblockPages && b.ndirty <= b.nfree);
+        relist(number);
+        first += n;
+        count -= n;
+    }
+}
+
+// Accounts for pages that leave the free lists; their bits in `free` are already gone.
+void buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed) {
+    uint32_t dirty = 0;
+    for_words(offset, count, [&](uint32_t w, uint64_t mask) {
+        dirty += static_cast<uint32_t>(__builtin_popcountll(b.dirty[w] & mask));
+        b.dirty[w] &= ~mask;
+    });
+    b.nfree = static_cast<uint16_t>(b.nfree - count);
+    b.ndirty = static_cast<uint16_t>(b.ndirty - dirty);
+    free_pages_ -= count;
+    dirty_pages_ -= dirty;
+    *clean = dirty == 0;
+    *backed = dirty == count;
+}
+
+uint32_t buddy::take(unsigned order, bool *clean, bool *backed) {
+    for (unsigned o = order; o <= kPageblockOrder; o++) {
+        if (total_blocks_[o] == 0)
+            continue;
+        unsigned bucket = 0;
+        while (heads_[o][bucket] == 0)
+            bucket++;
+        uint32_t number = heads_[o][bucket] - 1;
+        pageblock &b = block(number);
+        uint32_t level = kPageblockPages >> o;
+        uint32_t node = find(b.free, level, 2 * level, true);
+        mark(b, o, node, false);
+        for (; o > order; o--) { // split: keep the lower half
+            node *= 2;
+            mark(b, o - 1, node + 1, true);
+        }
+        uint32_t offset = (node - (kPageblockPages >> order)) << order;
+        take_pages(b, offset, 1u << order, clean, backed);
+        relist(number);
+        return number * kPageblockPages + offset;
+    }
+    return kNoPage;
+}
+
+uint32_t buddy::take_blocks(uint32_t count, bool *clean, bool *backed) {
+    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
+        for (uint32_t at = heads_[9][bucket]; at != 0; at = block(at - 1).next[9]) {
+            uint32_t first = at - 1;
+            uint32_t n = 1;
+            while (n < count && (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
+                   block(first + n).blocks[9] != 0)
+                n++;
+            if (n < count)
+                continue;
+            *clean = *backed = true;
+            for (uint32_t i = 0; i < count; i++) {
+                bool c = false;
+                bool k = false;
+                mark(block(first + i), 9, 1, false);
+                take_pages(block(first + i), 0, kPageblockPages, &c, &k);
+                relist(first + i);
+                *clean = *clean && c;
+                *backed = *backed && k;
+            }
+            return first * kPageblockPages;
+        }
+    }
+    return kNoPage;
+}
+
+bool buddy::would_break_clean(unsigned order) const {
+    for (unsigned o = order; o < kPageblockOrder; o++)
+        if (total_blocks_[o] != 0)
+            return false;
+    return heads_[9][0] == 0 && heads_[9][1] != 0;
+}
+
+bool buddy::isolate_dirty(uint32_t *out) {
+    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
+        if (tails_[kDirtyList][bucket] == 0)
+            continue;
+        uint32_t number = tails_[kDirtyList][bucket] - 1; // waited longest
+        pageblock &b = block(number);
+        for (uint32_t at = 0; at < kPageblockPages;) {
+            at = find(b.dirty, at, kPageblockPages, true);
+            if (at == kPageblockPages)
+                break;
+            // The free block that holds this page leaves as a whole; its clean pages with it.
+            uint32_t node = kPageblockPages + at;
+            unsigned order = 0;
+            while (!test(b.free, node)) {
+                node /= 2;
+                order++;
+            }
+            mark(b, order, node, false);
+            uint32_t offset = (node << order) - kPageblockPages;
+            bool clean = false;
+            bool backed = false;
+            take_pages(b, offset, 1u << order, &clean, &backed);
+            for_words(offset, 1u << order, [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
+            at = offset + (1u << order);
+        }
+        b.isolated_next = isolated_head_;
+        isolated_head_ = number + 1;
+        relist(number);
+        *out = number;
+        return true;
+    }
+    return false;
+}
+
+void buddy::unisolate(uint32_t number, bool dirty) {
+    pageblock &b = block(number);
+    for (uint32_t *at = &isolated_head_; *at != 0; at = &block(*at - 1).isolated_next) {
+        if (*at == number + 1) {
+            *at = b.isolated_next;
+            break;
+        }
+    }
+    uint64_t pages[8];
+    __builtin_memcpy(pages, b.isolated, sizeof pages);
+    __builtin_memset(b.isolated, 0, sizeof b.isolated);
+    for (uint32_t at = 0; at < kPageblockPages;) {
+        uint32_t first = find(pages, at, kPageblockPages, true);
+        at = find(pages, first, kPageblockPages, false);
+        if (first < at)
+            release(number * kPageblockPages + first, at - first, dirty);
+    }
+}
+
+void buddy::unisolate_all() {
+    while (isolated_head_ != 0)
+        unisolate(isolated_head_ - 1, true);
+}
+
+bool buddy::consistent(uint32_t blocks) const {
+    uint64_t free = 0;
+    uint64_t dirty = 0;
+    for (uint32_t n = 0; n < blocks; n++) {
+        const pageblock &b = block(n);
+        uint32_t pages = 0;
+        for (unsigned o = 0; o <= kPageblockOrder; o++) {
+            uint32_t level = kPageblockPages >> o;
+            uint32_t count = 0;
+            for (uint32_t node = level; node < 2 * level; node++) {
+                if (!test(b.free, node))
+                    continue;
+                count++;
+                if (o < kPageblockOrder && test(b.free, node ^ 1))
+                    return false; // unmerged buddies
+                for (uint32_t up = node / 2; up > 0; up /= 2)
+                    if (test(b.free, up))
+                        return false; // free twice
+            }
+            if (count != b.blocks[o] || (count != 0) != (b.bucket[o] != 0))
+                return false;
+            pages += count << o;
+        }
+        uint32_t marked = 0;
+        for (uint64_t w : b.dirty)
+            marked += static_cast<uint32_t>(__builtin_popcountll(w));
+        if (pages != b.nfree || marked != b.ndirty || marked > pages)
+            return false;
+        free += pages;
+        dirty += marked;
+    }
+    return free == free_pages_ && dirty == dirty_pages_;
+}
+
+} // namespace pagoda

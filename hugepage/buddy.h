@@ -1,0 +1,84 @@
+// The buddy allocator of one zone, over page indices. Free blocks are bits in their pageblock's
+// own record, never links in the free memory itself, so purged pages stay untouched. No locks and no
+// system calls here: the zone has them.
+#pragma once
+
+#include "hugepage/base.h"
+#include "hugepage/page.h"
+
+namespace pagoda {
+
+// One 2 MiB pageblock. Free blocks of order o (0..9) are bits [2^(9-o), 2^(10-o)) of `free`: the
+// numbering of a binary heap, so a block's buddy is its number ^ 1 and its parent number / 2.
+struct pageblock {
+    uint64_t free[16];
+    uint64_t dirty[8];    // free pages that hold memory (not fresh, not purged)
+    uint64_t isolated[8]; // pages out with a purge
+    uint32_t next[11];    // lists by order, [10]: by dirty pages; pageblock number + 1, 0 = end
+    uint32_t prev[11];
+    uint16_t blocks[10]; // free blocks per order
+    uint16_t nfree;      // pages
+    uint16_t ndirty;     // pages, among the free ones
+    uint8_t bucket[11];  // list the block is in + 1, 0 = none
+    uint8_t flags;
+    uint32_t pins;       // > 0: mapped for DMA; never purged
+    uint32_t purged_at;  // ms; 0 = never
+    uint32_t isolated_next;
+};
+static_assert(sizeof(pageblock) <= 512);
+
+inline constexpr uint8_t kBlockHugetlb = 1; // backed by the hugetlb pool: never purged
+
+class buddy {
+  public:
+    // Pages [first, first + count) become free. `dirty`: they may hold memory and old bytes.
+    void release(uint32_t first, uint32_t count, bool dirty);
+
+    // A block of 2^order pages, order <= 9: the smallest order that has one, in the fullest
+    // pageblock among equals, at the lowest address there. kNoPage when there is none.
+    // *clean: no page of it held memory, so it reads as zero; *backed: every page held memory.
+    uint32_t take(unsigned order, bool *clean, bool *backed);
+
+    // `count` whole pageblocks in a row (order 10 and more). Rare, so it searches.
+    uint32_t take_blocks(uint32_t count, bool *clean, bool *backed);
+
+    // True when take(order) would have to break a whole free pageblock that holds no memory.
+    bool would_break_clean(unsigned order) const;
+
+    // Takes the free, dirty pages of the pageblock that has most to give (whole ones first) off
+    // the free lists and into its `isolated` map. False when nothing is dirty.
+    bool isolate_dirty(uint32_t *block);
+    // Ends it: the isolated pages are free again, clean or dirty.
+    void unisolate(uint32_t block, bool dirty);
+    // In a fork child: whatever the parent's other threads had isolated is free again.
+    void unisolate_all();
+
+    uint64_t free_pages() const { return free_pages_; }
+    uint64_t dirty_pages() const { return dirty_pages_; }
+    uint64_t free_blocks(unsigned order) const { return total_blocks_[order]; }
+    pageblock &block(uint32_t number) const { return g_space.pageblocks.as<pageblock>()[number]; }
+
+    // Walks every list and map and checks that they agree (tests, debug).
+    bool consistent(uint32_t blocks) const;
+
+  private:
+    static constexpr unsigned kDirtyList = 10;
+    static constexpr unsigned kBuckets = 9;
+
+    void mark(pageblock &b, unsigned order, uint32_t node, bool is_free);
+    void insert(pageblock &b, unsigned order, uint32_t node);
+    void take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed);
+    void relist(uint32_t number);
+    void link(uint32_t number, unsigned list, unsigned bucket);
+    void unlink(uint32_t number, unsigned list);
+    static unsigned bucket_for(const pageblock &b, unsigned list);
+
+    uint32_t heads_[11][kBuckets] = {};
+    uint32_t tails_[11][kBuckets] = {};
+    uint64_t free_pages_ = 0;
+    uint64_t dirty_pages_ = 0;
+    uint64_t total_blocks_[10] = {};
+    uint32_t isolated_head_ = 0;
+};
+
+} // namespace pagoda

@@ -1,0 +1,54 @@
+#include "hugepage/lock.h"
+
+#include "hugepage/sys.h"
+
+namespace pagoda {
+
+static inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+void mutex::lock_contended() {
+    for (int spin = 0; spin < 100; spin++) {
+        uint32_t free = 0;
+        if (state_.load(std::memory_order_relaxed) == 0 &&
+            state_.compare_exchange_weak(free, 1, std::memory_order_acquire))
+            return;
+        relax();
+    }
+    while (state_.exchange(2, std::memory_order_acquire) != 0)
+        sys::futex_wait(state_, 2);
+}
+
+void mutex::wake() { sys::futex_wake(state_, 1); }
+
+void mutex::lock_for_fork() {
+    uint32_t free = 0;
+    if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire))
+        lock_contended();
+}
+
+void mutex::unlock_after_fork() {
+    if (state_.exchange(0, std::memory_order_release) == 2)
+        wake();
+}
+
+#if PAGODA_DEBUG
+// One bit per rank this thread holds.
+static thread_local uint32_t held_ranks __attribute__((tls_model("initial-exec")));
+
+void mutex::check_order() const {
+    PAGODA_INVARIANT(held_ranks >> static_cast<unsigned>(rank_) == 0);
+}
+void mutex::note_taken() { held_ranks |= 1u << static_cast<unsigned>(rank_); }
+void mutex::note_released() {
+    PAGODA_INVARIANT((held_ranks >> static_cast<unsigned>(rank_) & 1) != 0);
+    held_ranks &= ~(1u << static_cast<unsigned>(rank_));
+}
+#endif
+
+} // namespace pagoda

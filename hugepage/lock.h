@@ -1,0 +1,87 @@
+// A 4-byte lock that spins briefly and then sleeps on a futex. Locks have ranks: a thread takes
+// them in ascending order only, which debug builds check and fork relies on.
+#pragma once
+
+#include "hugepage/base.h"
+
+#include <atomic>
+
+namespace pagoda {
+
+enum class lock_rank : uint8_t {
+    init,     // the once-only initialisation
+    drain,    // one remote drainer at a time
+    slots,    // thread slots where there is no rseq
+    cache,    // a kmem_cache's slab lists (one lock per class)
+    vmalloc,  // areas and their address space
+    zone,     // buddy
+    meta,     // metadata of the layers above
+    sheaves,  // the pool of sheaves
+    report,   // output, leaf
+};
+
+class mutex {
+  public:
+    constexpr explicit mutex(lock_rank rank) : rank_(rank) {}
+    mutex(const mutex &) = delete;
+    mutex &operator=(const mutex &) = delete;
+
+    void lock() {
+        check_order();
+        uint32_t free = 0;
+        if (PAGODA_UNLIKELY(!state_.compare_exchange_strong(free, 1, std::memory_order_acquire)))
+            lock_contended();
+        note_taken();
+    }
+
+    // Never waits: for signal handlers and GFP_ATOMIC.
+    bool try_lock() {
+        uint32_t free = 0;
+        if (!state_.compare_exchange_strong(free, 1, std::memory_order_acquire))
+            return false;
+        note_taken();
+        return true;
+    }
+
+    void unlock() {
+        note_released();
+        if (PAGODA_UNLIKELY(state_.exchange(0, std::memory_order_release) == 2))
+            wake();
+    }
+
+    // Around fork: several locks of one rank are taken, and the child starts with fresh ones.
+    void lock_for_fork();
+    void unlock_after_fork();
+    void reset_in_child() { state_.store(0, std::memory_order_relaxed); }
+
+    bool is_locked() const { return state_.load(std::memory_order_relaxed) != 0; }
+
+  private:
+    void lock_contended();
+    void wake();
+#if PAGODA_DEBUG
+    void check_order() const;
+    void note_taken();
+    void note_released();
+#else
+    void check_order() const {}
+    void note_taken() {}
+    void note_released() {}
+#endif
+
+    std::atomic<uint32_t> state_{0}; // 0 free, 1 held, 2 held and somebody sleeps
+    lock_rank rank_;
+};
+
+class lock_guard {
+  public:
+    explicit lock_guard(mutex &m) : m_(m) { m_.lock(); }
+    ~lock_guard() { m_.unlock(); }
+    lock_guard(const lock_guard &) = delete;
+    lock_guard &operator=(const lock_guard &) = delete;
+
+  private:
+    mutex &m_;
+};
+
+} // namespace pagoda

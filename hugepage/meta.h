@@ -1,0 +1,22 @@
+// Metadata of the layers above (slab records, vmalloc areas): small zeroed pieces in a window of
+// their own, out of reach of stray writes to objects. Never given back to the kernel, reused by size.
+#pragma once
+
+#include "hugepage/base.h"
+#include "hugepage/lock.h"
+
+#include <pagoda/gfp.h>
+
+namespace pagoda {
+
+inline constexpr size_t kMetaMax = 2048;
+
+// A zeroed piece of `bytes` (<= kMetaMax), 64-byte aligned; NULL at a limit, or when the lock is
+// taken and the flags do not allow to wait.
+void *meta_alloc(size_t bytes, gfp_t gfp);
+// Returns it; `bytes` as at allocation. May wait for the lock.
+void meta_free(void *piece, size_t bytes);
+
+mutex &meta_lock();
+
+} // namespace pagoda

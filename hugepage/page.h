@@ -1,0 +1,53 @@
+// Pages by index: page_class (what free() reads) and the memmap (struct page, read by slow paths).
+#pragma once
+
+#include "hugepage/address_space.h"
+#include "hugepage/base.h"
+
+namespace pagoda {
+
+// page_class values. 1..kLastClass are the classes of lib/size_class.h, whose objects are cached
+// per CPU; the rest keep free() on its slow path, because their per-CPU words stay empty and full.
+inline constexpr uint8_t kClassNone = 0;      // not ours, or free
+inline constexpr uint8_t kClassBigRun = 253;  // first page of a page run that no cache holds
+inline constexpr uint8_t kClassRunTail = 254; // later pages of any run
+
+inline constexpr uint32_t kNoPage = 0xffffffffu;
+
+// Cold data of one page; a slab's and a run's stand in their first page. Lazily touched.
+struct page {
+    union {
+        struct slab *slab; // slab: its bookkeeping
+        void *owner;
+    };
+    uint32_t npages;  // run: its length
+    uint32_t flags;   // page_flags
+    uint64_t reserved[2];
+};
+static_assert(sizeof(page) == 32);
+
+// What free() reads, in one cache line. Zero until initialisation publishes it: `frontier` last.
+// Read as a plain word, which the compiler can compare in place: an older value is as good.
+struct alignas(64) pagemap {
+    size_t frontier = 0; // pages whose page_class may be read; stored atomically
+    uintptr_t base = 0;
+    uint8_t *page_class = nullptr;
+    page *memmap = nullptr;
+};
+extern PAGODA_INTERNAL pagemap g_pagemap;
+
+inline size_t page_index(const void *p) {
+    return (reinterpret_cast<uintptr_t>(p) - g_pagemap.base) >> kPageShift;
+}
+inline bool in_zone(const void *p) { return page_index(p) < g_pagemap.frontier; }
+inline void *page_address(uint32_t index) {
+    return reinterpret_cast<void *>(g_pagemap.base + (static_cast<uintptr_t>(index) << kPageShift));
+}
+inline page &page_at(uint32_t index) { return g_pagemap.memmap[index]; }
+
+// 0 for anything outside the zones.
+inline uint8_t class_of_pointer(const void *p) {
+    return in_zone(p) ? g_pagemap.page_class[page_index(p)] : kClassNone;
+}
+
+} // namespace pagoda

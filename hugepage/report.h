@@ -1,0 +1,45 @@
+// Lines of text without stdio and without memory: warnings, misuse reports, statistics.
+#pragma once
+
+#include "hugepage/base.h"
+
+namespace pagoda {
+
+// A line under construction, in a buffer the caller owns. What does not fit is cut.
+class text {
+  public:
+    text(char *buf, size_t cap) : buf_(buf), cap_(cap) {}
+
+    text &operator<<(const char *s);
+    text &operator<<(char c);
+    text &operator<<(uint64_t v); // decimal
+    text &operator<<(int v);
+    text &operator<<(uint32_t v) { return *this << static_cast<uint64_t>(v); }
+    text &operator<<(const void *p); // 0x…
+
+    const char *data() const { return buf_; }
+    size_t size() const { return len_; }
+
+  private:
+    char *buf_;
+    size_t cap_;
+    size_t len_ = 0;
+};
+
+template <size_t N> class text_buffer : public text {
+  public:
+    text_buffer() : text(storage_, N) {}
+
+  private:
+    char storage_[N];
+};
+
+// "pagoda: <line>\n" on stderr in one write.
+void warn(const text &line);
+
+// A program's misuse of its memory (double free, invalid free, …): one line that names the fault,
+// then SIGABRT; with on_error=report the line only. Every report is counted.
+void misuse(const text &line);
+uint64_t misuse_count();
+
+} // namespace pagoda

@@ -1,0 +1,250 @@
+#include "hugepage/sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/mempolicy.h>
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+namespace pagoda::sys {
+namespace {
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+constexpr int kMadvPopulateWrite = 23;
+constexpr int kPrSetVma = 0x53564d41;
+constexpr int kMembarrierRseq = 1 << 7;
+constexpr int kMembarrierRegisterRseq = 1 << 8;
+
+long call(long nr, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0, long f = 0) {
+#if defined(__x86_64__)
+    long ret;
+    register long r10 asm("r10") = d;
+    register long r8 asm("r8") = e;
+    register long r9 asm("r9") = f;
+    asm volatile("syscall"
+                 : "=a"(ret)
+                 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                 : "rcx", "r11", "memory");
+    return ret;
+#elif defined(__aarch64__)
+    register long x8 asm("x8") = nr;
+    register long x0 asm("x0") = a;
+    register long x1 asm("x1") = b;
+    register long x2 asm("x2") = c;
+    register long x3 asm("x3") = d;
+    register long x4 asm("x4") = e;
+    register long x5 asm("x5") = f;
+    asm volatile("svc 0"
+                 : "+r"(x0)
+                 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+                 : "memory");
+    return x0;
+#else
+#error "system calls of this architecture are not written yet"
+#endif
+}
+
+long addr(uintptr_t p) { return static_cast<long>(p); }
+long size(size_t n) { return static_cast<long>(n); }
+template <class T> long ptr(T *p) { return reinterpret_cast<long>(p); }
+
+std::atomic<int> inject_skip{0};
+std::atomic<int> inject_fail{0};
+
+bool injected() {
+    if (PAGODA_LIKELY(inject_fail.load(std::memory_order_relaxed) == 0))
+        return false;
+    if (inject_skip.load() > 0 && inject_skip.fetch_sub(1) > 0)
+        return false;
+    return inject_fail.fetch_sub(1) > 0;
+}
+
+// mmap at a fixed place that must be free. Kernels before 4.17 ignore the flag and treat the
+// address as a hint, so the answer is checked.
+int map_fixed(uintptr_t at, size_t len, int prot, int flags) {
+    if (injected())
+        return -ENOMEM;
+    long r = call(SYS_mmap, addr(at), size(len), prot,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | flags, -1, 0);
+    if (failed(r))
+        return static_cast<int>(r);
+    if (static_cast<uintptr_t>(r) != at) {
+        call(SYS_munmap, r, size(len));
+        return -EEXIST;
+    }
+    return 0;
+}
+
+} // namespace
+
+int map_at(uintptr_t at, size_t len) { return map_fixed(at, len, PROT_READ | PROT_WRITE, 0); }
+
+int map_hugetlb_at(uintptr_t at, size_t len, unsigned shift) {
+    return map_fixed(at, len, PROT_READ | PROT_WRITE,
+                     MAP_HUGETLB | static_cast<int>(shift << MAP_HUGE_SHIFT));
+}
+
+int reserve_at(uintptr_t at, size_t len) { return map_fixed(at, len, PROT_NONE, MAP_NORESERVE); }
+
+int extend(uintptr_t end, size_t grow) {
+    if (injected())
+        return -ENOMEM;
+    size_t page = page_size();
+    long r = call(SYS_mremap, addr(end - page), size(page), size(page + grow), 0);
+    return failed(r) ? static_cast<int>(r) : 0;
+}
+
+int move_pages(uintptr_t from, size_t len, uintptr_t to, size_t to_len) {
+    if (injected())
+        return -ENOMEM;
+    long r = call(SYS_mremap, addr(from), size(len), size(to_len), MREMAP_MAYMOVE | MREMAP_FIXED,
+                  addr(to));
+    return failed(r) ? static_cast<int>(r) : 0;
+}
+
+int unmap(uintptr_t at, size_t len) { return static_cast<int>(call(SYS_munmap, addr(at), size(len))); }
+
+int discard(uintptr_t at, size_t len) {
+    return static_cast<int>(call(SYS_madvise, addr(at), size(len), MADV_DONTNEED));
+}
+
+int populate(uintptr_t at, size_t len) {
+    return static_cast<int>(call(SYS_madvise, addr(at), size(len), kMadvPopulateWrite));
+}
+
+void hint_huge(uintptr_t at, size_t len, bool on) {
+    call(SYS_madvise, addr(at), size(len), on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+void name_range(uintptr_t at, size_t len, const char *name) {
+    call(SYS_prctl, kPrSetVma, 0, addr(at), size(len), ptr(name));
+}
+
+void futex_wait(std::atomic<uint32_t> &word, uint32_t expected) {
+    call(SYS_futex, ptr(&word), FUTEX_WAIT_PRIVATE, static_cast<long>(expected));
+}
+
+void futex_wake(std::atomic<uint32_t> &word, int count) {
+    call(SYS_futex, ptr(&word), FUTEX_WAKE_PRIVATE, count);
+}
+
+size_t page_size() {
+    static std::atomic<size_t> cached{0};
+    size_t s = cached.load(std::memory_order_relaxed);
+    if (PAGODA_UNLIKELY(s == 0)) {
+        s = getauxval(AT_PAGESZ);
+        s = s != 0 ? s : kPageSize;
+        cached.store(s, std::memory_order_relaxed);
+    }
+    return s;
+}
+
+uint32_t cpu_slots() {
+    // The kernel copies its whole CPU mask, rounded up to words: an upper bound in one call that
+    // needs neither /sys nor memory.
+    unsigned long mask[1024];
+    long bytes = call(SYS_sched_getaffinity, 0, sizeof mask, ptr(mask));
+    return failed(bytes) || bytes == 0 ? 8192 : static_cast<uint32_t>(bytes) * 8;
+}
+
+bool single_node() {
+    unsigned long nodes[16] = {};
+    int mode = 0;
+    long r = call(SYS_get_mempolicy, ptr(&mode), ptr(nodes), sizeof nodes * 8, 0,
+                  MPOL_F_MEMS_ALLOWED);
+    if (failed(r))
+        return r == -ENOSYS; // a kernel without NUMA has one node
+    int count = 0;
+    for (unsigned long w : nodes)
+        count += __builtin_popcountl(w);
+    return count <= 1;
+}
+
+unsigned long auxv(unsigned long type) { return getauxval(type); }
+
+uint64_t random_bits() {
+    uint64_t bits = 0;
+    if (const void *at_random = reinterpret_cast<const void *>(getauxval(AT_RANDOM)))
+        __builtin_memcpy(&bits, at_random, sizeof bits);
+    // Those 16 bytes are also the stack protector's canary: never show them unmixed.
+    bits ^= bits >> 33;
+    bits *= 0xff51afd7ed558ccdULL;
+    bits ^= bits >> 33;
+    bits *= 0xc4ceb9fe1a85ec53ULL;
+    return bits ^ (bits >> 33);
+}
+
+uint64_t now_ms() {
+    timespec t = {};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return static_cast<uint64_t>(t.tv_sec) * 1000 + static_cast<uint64_t>(t.tv_nsec) / 1000000;
+}
+
+int pid() { return static_cast<int>(call(SYS_getpid)); }
+
+bool rseq_fence() {
+    // Registration is per address space and idempotent; a fork child has lost its parent's.
+    if (failed(call(SYS_membarrier, kMembarrierRegisterRseq)))
+        return false;
+    return !failed(call(SYS_membarrier, kMembarrierRseq));
+}
+
+long read_file(const char *path, char *buf, size_t cap) {
+    long fd = call(SYS_openat, AT_FDCWD, ptr(path), O_RDONLY | O_CLOEXEC);
+    if (failed(fd))
+        return fd;
+    size_t have = 0;
+    while (have < cap - 1) {
+        long n = call(SYS_read, fd, ptr(buf + have), size(cap - 1 - have));
+        if (n == -EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        have += static_cast<size_t>(n);
+    }
+    call(SYS_close, fd);
+    buf[have] = 0;
+    return size(have);
+}
+
+int append_file(const char *path, const char *text, size_t len) {
+    long fd = call(SYS_openat, AT_FDCWD, ptr(path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (failed(fd))
+        return static_cast<int>(fd);
+    long n = call(SYS_write, fd, ptr(text), size(len));
+    call(SYS_close, fd);
+    return failed(n) ? static_cast<int>(n) : 0;
+}
+
+void write_stderr(const char *text, size_t len) { call(SYS_write, 2, ptr(text), size(len)); }
+
+void abort_process() {
+    // A handler the program installed runs first, as with abort(3); then the default action.
+    long tid = call(SYS_gettid);
+    call(SYS_tgkill, call(SYS_getpid), tid, SIGABRT);
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        unsigned long mask;
+    } act = {};
+    call(SYS_rt_sigaction, SIGABRT, ptr(&act), 0, 8);
+    unsigned long set = 1UL << (SIGABRT - 1);
+    call(SYS_rt_sigprocmask, SIG_UNBLOCK, ptr(&set), 0, 8);
+    call(SYS_tgkill, call(SYS_getpid), tid, SIGABRT);
+    __builtin_trap();
+}
+
+void inject_failures(int skip, int fail) {
+    inject_skip.store(skip);
+    inject_fail.store(fail);
+}
+
+} // namespace pagoda::sys

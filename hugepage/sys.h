@@ -1,0 +1,68 @@
+// The one place that talks to the kernel. Raw system calls: they neither touch errno nor pass
+// through a program's own mmap or madvise wrappers. Each function states what it does with errors.
+#pragma once
+
+#include "hugepage/base.h"
+
+#include <atomic>
+
+namespace pagoda::sys {
+
+// Result of a raw call: a value, or -errno in [-4095, -1].
+constexpr bool failed(long r) { return static_cast<unsigned long>(r) >= static_cast<unsigned long>(-4095L); }
+
+// --- memory -----------------------------------------------------------------------------------
+// Private anonymous read-write pages exactly at `at`, where nothing is mapped. 0, or -EEXIST when
+// something is mapped there (the caller looks elsewhere), -ENOMEM at a limit, -EPERM, -EAGAIN.
+int map_at(uintptr_t at, size_t len);
+// The same, backed by hugetlb pages of 1 << shift bytes; the pool's pages are reserved at once.
+int map_hugetlb_at(uintptr_t at, size_t len, unsigned shift);
+// Inaccessible placeholder at `at`, where nothing is mapped. Same errors as map_at.
+int reserve_at(uintptr_t at, size_t len);
+// Makes the mapping that ends at `end` longer in place, keeping its name and hints. 0 or -errno.
+int extend(uintptr_t end, size_t grow);
+// Moves page tables: the pages [from, from+len) become the first of [to, to+to_len); whatever is
+// mapped at `to` is replaced. 0 or -errno (nothing changed).
+int move_pages(uintptr_t from, size_t len, uintptr_t to, size_t to_len);
+// Unmaps. Failure (a VMA split at vm.max_map_count) leaves the range mapped: -errno.
+int unmap(uintptr_t at, size_t len);
+// Gives the contents back to the kernel. 0: a private anonymous page reads as zero afterwards;
+// -errno (mlocked memory): the old bytes are still there.
+int discard(uintptr_t at, size_t len);
+// Touches every page for writing in one call. 0, or -errno where the kernel is too old or out of
+// memory; nothing depends on it.
+int populate(uintptr_t at, size_t len);
+// THP hints; failure is ignored: a kernel without THP has base pages, which is what it has.
+void hint_huge(uintptr_t at, size_t len, bool on);
+// Shows `name` in /proc/self/maps where the kernel can (5.17); otherwise nothing happens.
+void name_range(uintptr_t at, size_t len, const char *name);
+
+// --- waiting ----------------------------------------------------------------------------------
+void futex_wait(std::atomic<uint32_t> &word, uint32_t expected); // spurious returns are normal
+void futex_wake(std::atomic<uint32_t> &word, int count);
+
+// --- the machine and the process ----------------------------------------------------------------
+size_t page_size();             // of the OS, read at run time
+uint32_t cpu_slots();           // an upper bound of every CPU number and mm_cid + 1
+bool single_node();             // false where memory is not uniform, or when that cannot be known
+unsigned long auxv(unsigned long type); // getauxval
+uint64_t random_bits();         // for address space layout only
+uint64_t now_ms();              // monotonic, coarse: no system call
+int pid();
+// membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
+// False when the kernel has no such call.
+bool rseq_fence();
+
+// --- files, for options and reports ---------------------------------------------------------------
+// Reads at most cap-1 bytes, ends them with 0; returns the length or -errno.
+long read_file(const char *path, char *buf, size_t cap);
+int append_file(const char *path, const char *text, size_t len); // O_CREAT, one write
+void write_stderr(const char *text, size_t len);                 // best effort
+[[noreturn]] void abort_process();                               // SIGABRT, whatever is installed
+
+// --- fault injection, for tests -------------------------------------------------------------------
+// The next `skip` memory-taking calls (map_at, map_hugetlb_at, reserve_at, extend, move_pages)
+// succeed, the `fail` after them return -ENOMEM.
+void inject_failures(int skip, int fail);
+
+} // namespace pagoda::sys

@@ -1,0 +1,376 @@
+#include "hugepage/zone.h"
+
+#include "hugepage/options.h"
+#include "hugepage/sys.h"
+
+#include <errno.h>
+
+namespace pagoda {
+
+pagemap g_pagemap;
+zone g_zones[3];
+
+namespace {
+
+constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
+constexpr uint64_t kHugeFrom = (uint64_t{16} << 20) >> kPageShift; // live pages
+constexpr uint32_t kMaxGrowBlocks = 32;                            // 64 MiB
+constexpr uint64_t kDirtyCap = uint64_t{1} << 30;
+constexpr uint64_t kRefaultWindowMs = 1000;
+constexpr uint32_t kSmallestGrowth = 16; // pages, when a limit allows no whole pageblock
+
+bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
+
+uintptr_t address_of(uint64_t page) { return g_space.zone_base + (page << kPageShift); }
+
+} // namespace
+
+zone &zone_for(gfp_t gfp) {
+    if ((gfp & __GFP_DMA) != 0)
+        return g_zones[static_cast<int>(zone_type::dma)];
+    if ((gfp & __GFP_DMA32) != 0)
+        return g_zones[static_cast<int>(zone_type::dma32)];
+    return zone_normal();
+}
+
+bool zones_init() {
+    g_pagemap.base = g_space.zone_base;
+    g_pagemap.page_class = g_space.page_class.as<uint8_t>();
+    g_pagemap.memmap = g_space.memmap.as<page>();
+    return true;
+}
+
+bool zone::hugetlb_left() const {
+    const option_values &o = options();
+    return o.hugetlb_shift != 0 && !hugetlb_empty_ &&
+           hugetlb_pages_ >> (o.hugetlb_shift - kPageShift) < o.hugetlb_pages;
+}
+
+uint64_t zone::watermark_pages(watermark w) const {
+    switch (w) {
+    case watermark::min:
+        return min_pages_;
+    case watermark::low:
+        return min_pages_ + min_pages_ / 4;
+    case watermark::high:
+        break;
+    }
+    return min_pages_ + min_pages_ / 2;
+}
+
+bool zone::watermark_ok(uint32_t count, watermark w, gfp_t gfp) const {
+    uint64_t keep = watermark_pages(w);
+    if ((gfp & __GFP_HIGH) != 0)
+        keep -= keep / 2;
+    return buddy_.free_pages() >= keep + count;
+}
+
+// --- growth -------------------------------------------------------------------------------------
+
+// The tables that describe pages [0, end_page) become readable; page_class first for readers.
+bool zone::tables_reach(uint64_t end_page) {
+    if (!g_space.memmap.reach(end_page * sizeof(page)) ||
+        !g_space.pageblocks.reach((end_page + kPageblockPages - 1) / kPageblockPages * sizeof(pageblock)) ||
+        !g_space.page_class.reach(end_page))
+        return false;
+    std::atomic_ref<size_t>(g_pagemap.frontier)
+        .store(min_of(uint64_t{g_space.page_class.bytes()}, kZonePages), std::memory_order_release);
+    return true;
+}
+
+// Adds `pages` ordinary pages at the end of the zone; steps over what others mapped there.
+bool zone::extend(uint32_t pages) {
+    size_t os_page = sys::page_size();
+    size_t bytes = align_up(size_t{pages} << kPageShift, os_page);
+    pages = static_cast<uint32_t>(bytes >> kPageShift);
+    for (uint64_t skip = kPageblockPages; end_ + pages <= kZonePages; skip *= 2) {
+        if (!tables_reach(end_ + pages))
+            return false;
+        uintptr_t at = address_of(end_);
+        int r = tail_extensible_ ? sys::extend(at, bytes) : -EFAULT;
+        if (r != 0)
+            r = sys::map_at(at, bytes);
+        if (r == 0) {
+            if (!tail_extensible_) {
+                sys::hint_huge(at, bytes, options().thp == thp_policy::always);
+                if (present_ == 0) // later pieces extend this one: a sandbox may forbid prctl
+                    sys::name_range(at, bytes, "pagoda zone");
+            }
+            tail_extensible_ = true;
+            buddy_.release(static_cast<uint32_t>(end_), pages, false);
+            end_ += pages;
+            present_ += pages;
+            return true;
+        }
+        if (r != -EEXIST)
+            return false;
+        end_ = align_up(end_ + skip, kPageblockPages);
+        tail_extensible_ = false;
+    }
+    return false;
+}
+
+// Adds one page of the hugetlb pool, while the option's budget and the pool last.
+bool zone::extend_hugetlb() {
+    if (!hugetlb_left())
+        return false;
+    unsigned shift = options().hugetlb_shift;
+    uint64_t pages = uint64_t{1} << (shift - kPageShift);
+    uint64_t first = align_up(end_, pages);
+    if (first + pages > kZonePages || !tables_reach(first + pages))
+        return false;
+    if (sys::map_hugetlb_at(address_of(first), pages << kPageShift, shift) != 0) {
+        hugetlb_empty_ = true;
+        return false;
+    }
+    for (uint64_t at = first; at < first + pages; at += kPageblockPages)
+        buddy_.block(static_cast<uint32_t>(at / kPageblockPages)).flags |= kBlockHugetlb;
+    buddy_.release(static_cast<uint32_t>(first), static_cast<uint32_t>(pages), false);
+    end_ = first + pages;
+    present_ += pages;
+    hugetlb_pages_ += pages;
+    tail_extensible_ = false;
+    return true;
+}
+
+// More memory, at least one free run of `blocks` pageblocks (or, near a limit, of 2^order pages).
+bool zone::grow(uint32_t blocks, unsigned order) {
+    uint32_t got = 0;
+    while (got < blocks && extend_hugetlb())
+        got += 1u << (options().hugetlb_shift - kPageblockShift);
+    if (got >= blocks)
+        return true;
+    uint32_t lead = static_cast<uint32_t>(align_up(end_, kPageblockPages) - end_);
+    uint32_t step = static_cast<uint32_t>(min_of(present_ / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
+    uint32_t need = lead + blocks * kPageblockPages;
+    if (step > blocks && extend(lead + step * kPageblockPages))
+        return true;
+    if (extend(need))
+        return true;
+    if (blocks > 1 || order >= kPageblockOrder)
+        return false;
+    uint32_t smallest = max_of(1u << order, kSmallestGrowth);
+    for (uint32_t pages = kPageblockPages / 2; pages >= smallest; pages /= 2) {
+        // Blocks of this order start at its multiples, also after a piece of another size.
+        uint32_t pad = static_cast<uint32_t>(align_up(end_, 1u << order) - end_);
+        if (extend(pad + pages))
+            return true;
+    }
+    return false;
+}
+
+// --- allocation ---------------------------------------------------------------------------------
+
+uint32_t zone::take(uint32_t count, unsigned order, page_state *state) {
+    uint32_t first = order <= kPageblockOrder
+                         ? buddy_.take(order, &state->zeroed, &state->backed)
+                         : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages,
+                                              &state->zeroed, &state->backed);
+    if (first == kNoPage)
+        return kNoPage;
+    uint32_t got = order <= kPageblockOrder ? 1u << order
+                                            : static_cast<uint32_t>(align_up(count, kPageblockPages));
+    // Where OS pages are larger than ours, a purge leaves old bytes at its edges.
+    bool clean = state->zeroed;
+    state->zeroed = clean && sys::page_size() == kPageSize;
+    if (clean && buddy_.block(first / kPageblockPages).purged_at != 0) {
+        uint32_t &purged_at = buddy_.block(first / kPageblockPages).purged_at;
+        if (static_cast<uint32_t>(sys::now_ms()) - purged_at < kRefaultWindowMs)
+            note_refault(uint64_t{count} << kPageShift);
+        else
+            purged_at = 0;
+    }
+    if (got > count) // exact pages: the tail goes back as it came
+        buddy_.release(first + count, got - count, !clean);
+    allocated_ += count;
+    return first;
+}
+
+bool zone::want_huge(unsigned order) const {
+    thp_policy thp = options().thp;
+    return thp != thp_policy::never && order <= kPageblockOrder && buddy_.would_break_clean(order) &&
+           (present_ - buddy_.free_pages() >= kHugeFrom || thp == thp_policy::always);
+}
+
+// Takes a whole clean pageblock, makes it one huge page without the lock, and serves from it.
+// The hint is taken back at once: khugepaged must not refill what is given back later.
+uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state) {
+    bool clean = false;
+    bool backed = false;
+    uint32_t first = buddy_.take(kPageblockOrder, &clean, &backed);
+    if (first == kNoPage)
+        return kNoPage;
+    bool hugetlb = (buddy_.block(first / kPageblockPages).flags & kBlockHugetlb) != 0;
+    lock_.unlock();
+    bool populated = false;
+    if (!hugetlb) {
+        uintptr_t at = address_of(first);
+        sys::hint_huge(at, kPageblockSize, true);
+        populated = sys::populate(at, kPageblockSize) == 0;
+        sys::hint_huge(at, kPageblockSize, false);
+    }
+    lock_.lock();
+    huge_blocks_ += populated;
+    uint32_t got = 1u << order;
+    if (got < kPageblockPages)
+        buddy_.release(first + got, kPageblockPages - got, populated);
+    if (got > count)
+        buddy_.release(first + count, got - count, populated);
+    // Populated pages are fresh: zero all the same.
+    *state = {clean, populated};
+    allocated_ += count;
+    return first;
+}
+
+uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state) {
+    bool may_block = gfpflags_allow_blocking(gfp);
+    unsigned order = max_of(order_of(count), align_order);
+    if (order > kPageblockOrder && align_order > kPageblockOrder)
+        return kNoPage;
+    if (may_block)
+        lock_.lock();
+    else if (!lock_.try_lock())
+        return kNoPage;
+
+    uint32_t first = kNoPage;
+    for (int attempt = 0; first == kNoPage && attempt < 2; attempt++) {
+        if (may_block && want_huge(order))
+            first = take_huge_block(count, order, state);
+        if (first == kNoPage && watermark_ok(count, watermark::min, gfp))
+            first = take(count, order, state);
+        if (first != kNoPage || !may_block)
+            break;
+        uint32_t blocks = order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
+        if (grow(blocks, order)) {
+            attempt = -1; // another thread may take what just came: only failing to grow ends this
+            continue;
+        }
+        if (attempt == 0 && reclaim_ != nullptr) {
+            lock_.unlock();
+            bool reclaimed = reclaim_();
+            lock_.lock();
+            if (!reclaimed)
+                break;
+        }
+    }
+    lock_.unlock();
+    return first;
+}
+
+bool zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
+    bool may_block = gfpflags_allow_blocking(gfp);
+    if (may_block)
+        lock_.lock();
+    else if (!lock_.try_lock())
+        return false;
+    __builtin_memset(g_pagemap.page_class + first, kClassNone, count);
+    buddy_.release(first, count, dirty);
+    released_ += count;
+    lock_.unlock();
+    if (may_block)
+        balance();
+    return true;
+}
+
+// --- giving back --------------------------------------------------------------------------------
+
+void zone::note_vmalloc(int64_t live, int64_t dirty) {
+    vmalloc_live_.fetch_add(live, std::memory_order_relaxed);
+    vmalloc_dirty_.fetch_add(dirty, std::memory_order_relaxed);
+}
+
+void zone::note_refault(uint64_t bytes) { bonus_.fetch_add(bytes, std::memory_order_relaxed); }
+
+uint64_t zone::dirty_bound() {
+    uint64_t bonus = bonus_.load(std::memory_order_relaxed);
+    if (bonus != 0) { // it halves with every second
+        uint64_t second = sys::now_ms() / 1000;
+        uint64_t last = bonus_second_.exchange(second, std::memory_order_relaxed);
+        if (last != 0 && second > last) {
+            bonus >>= min_of(second - last, uint64_t{63});
+            bonus_.store(bonus, std::memory_order_relaxed);
+        }
+    }
+    uint64_t live = ((present_ - buddy_.free_pages()) << kPageShift) +
+                    static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
+    return max_of(options().dirty_bytes, min_of(live / 8, kDirtyCap)) + min_of(bonus, kDirtyCap);
+}
+
+bool zone::over_dirty_bound() {
+    uint64_t dirty = (buddy_.dirty_pages() << kPageShift) +
+                     static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
+    return dirty > options().dirty_bytes && dirty > dirty_bound();
+}
+
+void zone::balance() {
+    if (PAGODA_LIKELY(!over_dirty_bound()))
+        return;
+    if (sys::now_ms() < purge_pause_until_.load(std::memory_order_relaxed))
+        return;
+    purge(dirty_bound() / 2);
+}
+
+uint64_t zone::purge(uint64_t keep) {
+    if (purging_.exchange(true, std::memory_order_acquire))
+        return 0; // one at a time; whoever is at it sees the newest counts
+    size_t os_page = sys::page_size();
+    uint64_t done = 0;
+    lock_.lock();
+    while (buddy_.dirty_pages() << kPageShift > keep) {
+        uint32_t number = 0;
+        if (!buddy_.isolate_dirty(&number))
+            break;
+        pageblock &b = buddy_.block(number);
+        uint64_t pages[8];
+        __builtin_memcpy(pages, b.isolated, sizeof pages);
+        lock_.unlock();
+        bool ok = true;
+        uintptr_t base = address_of(uint64_t{number} * kPageblockPages);
+        for (uint32_t at = 0; at < kPageblockPages;) {
+            uint32_t from = at;
+            bool isolated = is_set(pages, at);
+            while (at < kPageblockPages && is_set(pages, at) == isolated)
+                at++;
+            // Shrunk to OS pages: what is left at the edges stays as it was.
+            uintptr_t lo = align_up(base + (uintptr_t{from} << kPageShift), os_page);
+            uintptr_t hi = align_down(base + (uintptr_t{at} << kPageShift), os_page);
+            if (!isolated || lo >= hi)
+                continue;
+            if (sys::discard(lo, hi - lo) == 0)
+                done += hi - lo;
+            else
+                ok = false;
+        }
+        lock_.lock();
+        buddy_.unisolate(number, !ok);
+        if (!ok) { // mlocked: ask again later
+            purge_pause_until_.store(sys::now_ms() + 1000, std::memory_order_relaxed);
+            break;
+        }
+        b.purged_at = static_cast<uint32_t>(sys::now_ms()) | 1;
+    }
+    purged_ += done >> kPageShift;
+    lock_.unlock();
+    purging_.store(false, std::memory_order_release);
+    return done;
+}
+
+// --- the rest -----------------------------------------------------------------------------------
+
+zone_stats zone::stats() {
+    lock_guard g(lock_);
+    return {present_,   buddy_.free_pages(), buddy_.dirty_pages(), hugetlb_pages_, huge_blocks_,
+            allocated_, released_,           purged_,              bonus_.load()};
+}
+
+bool zone::consistent() {
+    lock_guard g(lock_);
+    return buddy_.consistent(static_cast<uint32_t>((end_ + kPageblockPages - 1) / kPageblockPages));
+}
+
+void zone::after_fork_in_child() {
+    purging_.store(false, std::memory_order_relaxed);
+    buddy_.unisolate_all();
+}
+
+} // namespace pagoda

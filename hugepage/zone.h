@@ -1,0 +1,115 @@
+// Zones: pages by addressability, with watermarks, growth from the configured providers (hugetlb,
+// THP, base pages), and the bound on free memory that is kept. All of malloc's, slabs' and page
+// runs' pages come from here.
+#pragma once
+
+#include "hugepage/buddy.h"
+#include "hugepage/lock.h"
+
+#include <pagoda/gfp.h>
+
+namespace pagoda {
+
+enum class zone_type : uint8_t { dma, dma32, normal };
+enum class watermark : uint8_t { min, low, high };
+
+// What the caller may assume about pages it just got.
+struct page_state {
+    bool zeroed; // they read as zero
+    bool backed; // they hold memory already: touching them faults nothing
+};
+
+struct zone_stats {
+    uint64_t present;     // pages the zone spans
+    uint64_t free;        // pages
+    uint64_t dirty;       // free pages that hold memory
+    uint64_t hugetlb;     // pages from the hugetlb pool
+    uint64_t huge_blocks; // pageblocks made of transparent huge pages
+    uint64_t allocated;   // pages handed out, ever
+    uint64_t released;    // pages taken back, ever
+    uint64_t purged;      // pages given back to the kernel, ever
+    uint64_t refault_bonus; // bytes by which quick refaults have raised the dirty bound
+};
+
+class zone {
+  public:
+    // `count` pages in a row, their first aligned to 2^align_order pages (<= 9). Blocking flags may
+    // map memory, purge and wait for the lock; others return kNoPage instead of any of that.
+    uint32_t alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state);
+
+    // Gives pages back, in one piece or in several. `dirty`: they may hold memory. Only with
+    // blocking flags may it purge; it returns false, and did nothing, when the lock was not to be had.
+    bool free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp);
+
+    // Gives free memory back to the kernel until at most `keep` bytes of it are held. Returns bytes.
+    uint64_t purge(uint64_t keep);
+
+    // Memory of the vmalloc range, which shares the dirty bound. Deltas in bytes.
+    void note_vmalloc(int64_t live, int64_t dirty);
+    // Memory unmapped by vmalloc came back within a second.
+    void note_refault(uint64_t bytes);
+    // How much dirty memory may be kept now, and whether more is.
+    uint64_t dirty_bound();
+    bool over_dirty_bound();
+
+    // Free pages that ordinary allocations leave alone. low = min * 5/4, high = min * 3/2.
+    void set_min_watermark(uint64_t pages) { min_pages_ = pages; }
+    uint64_t watermark_pages(watermark w) const;
+    // True when `count` pages may be taken with these flags without going below `w`
+    // (__GFP_HIGH may use half of the min reserve).
+    bool watermark_ok(uint32_t count, watermark w, gfp_t gfp) const;
+
+    // Drops caches above (vmalloc's areas, empty slabs) when memory is short; set by the layer that
+    // has them. Returns true when something was given back.
+    void set_reclaim(bool (*reclaim)()) { reclaim_ = reclaim; }
+
+    // The hugetlb option's budget and the kernel's pool are not used up yet.
+    bool hugetlb_left() const;
+
+    zone_stats stats();
+    bool consistent();
+
+    mutex &lock() { return lock_; }
+    void after_fork_in_child();
+
+  private:
+    bool grow(uint32_t blocks, unsigned order);
+    bool extend(uint32_t pages);
+    bool extend_hugetlb();
+    bool tables_reach(uint64_t end_page);
+    uint32_t take(uint32_t count, unsigned order, page_state *state);
+    bool want_huge(unsigned order) const;
+    uint32_t take_huge_block(uint32_t count, unsigned order, page_state *state);
+    void balance();
+
+    mutex lock_{lock_rank::zone};
+    buddy buddy_;
+    uint64_t end_ = 0;     // first page index not in the zone yet
+    uint64_t present_ = 0; // pages
+    bool tail_extensible_ = false; // the mapping that ends at end_ is ours and can grow
+    uint64_t hugetlb_pages_ = 0;
+    bool hugetlb_empty_ = false; // the kernel's pool has no more
+    uint64_t huge_blocks_ = 0;
+    uint64_t allocated_ = 0;
+    uint64_t released_ = 0;
+    uint64_t purged_ = 0;
+    uint64_t min_pages_ = 0;
+    std::atomic<int64_t> vmalloc_live_{0};
+    std::atomic<int64_t> vmalloc_dirty_{0};
+    std::atomic<uint64_t> bonus_{0};
+    std::atomic<uint64_t> bonus_second_{0};
+    std::atomic<bool> purging_{false};
+    std::atomic<uint64_t> purge_pause_until_{0}; // ms: the kernel refused (mlocked memory)
+    bool (*reclaim_)() = nullptr;
+};
+
+extern PAGODA_INTERNAL zone g_zones[3];
+inline zone &zone_normal() { return g_zones[static_cast<int>(zone_type::normal)]; }
+
+// The zone that serves these flags. DMA and DMA32 have no memory until a device provides it.
+zone &zone_for(gfp_t gfp);
+
+// Called once, after address_space_init: makes the pagemap readable.
+bool zones_init();
+
+} // namespace pagoda

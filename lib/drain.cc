@@ -1,0 +1,227 @@
+#include "lib/drain.h"
+
+#include "lib/misuse.h"
+#include "lib/page_run.h"
+#include "lib/thread_slot.h"
+
+extern "C" {
+extern char __libc_single_threaded __attribute__((weak)); // glibc >= 2.32
+}
+
+namespace pagoda {
+namespace {
+
+using percpu::kDrain;
+using percpu::kStackDrain;
+
+mutex lock{lock_rank::drain};
+
+struct taken {
+    uint64_t word;
+    uint32_t stacks[2]; // full, empty
+};
+taken taken_from[kLastClass + 1]; // under the lock
+
+uint64_t &word_at(char *slot, unsigned cls) { return *reinterpret_cast<uint64_t *>(slot + kWordsAt + cls * 8); }
+uint32_t &stack_at(char *slot, unsigned cls, unsigned kind) {
+    return *reinterpret_cast<uint32_t *>(slot + kStacksAt + cls * 8 + kind * 4);
+}
+char *cpu_slot(uint32_t cpu) {
+    return reinterpret_cast<char *>(g_percpu.base + (static_cast<uintptr_t>(cpu) << kSlotShift));
+}
+
+// Step 1: put marks where the sheaves were. A section that already loaded the old value may still
+// commit; step 2 sees that by the mark's absence.
+bool mark_slot(char *slot) {
+    bool any = false;
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        taken &t = taken_from[cls];
+        t = {};
+        if (word_at(slot, cls) != 0)
+            t.word = std::atomic_ref<uint64_t>(word_at(slot, cls)).exchange(uint64_t{kDrain} << 32);
+        for (unsigned kind = 0; kind < 2; kind++)
+            if (stack_at(slot, cls, kind) != 0)
+                t.stacks[kind] = std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).exchange(kStackDrain);
+        any = any || t.word != 0 || t.stacks[0] != 0 || t.stacks[1] != 0;
+    }
+    return any;
+}
+
+// Step 2, when no old section can commit any more.
+void collect_slot(char *slot) {
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        kmem_cache &c = g_caches[cls];
+        taken &t = taken_from[cls];
+        std::atomic_ref<uint64_t> word(word_at(slot, cls));
+        if (t.word != 0 && static_cast<uint32_t>(word.load() >> 32) == kDrain) {
+            // A revived main is its CPU's; the spare cannot have come back alone.
+            bool main_too = static_cast<uint32_t>(word.load()) == 0;
+            uint32_t main = static_cast<uint32_t>(t.word);
+            uint32_t spare = static_cast<uint32_t>(t.word >> 32);
+            std::atomic_ref<uint32_t>(*(reinterpret_cast<uint32_t *>(&word_at(slot, cls)) + 1)).store(0);
+            if (main_too && main != 0)
+                cache_flush_sheaf(c, main);
+            if (spare != 0)
+                cache_flush_sheaf(c, spare);
+        }
+        for (unsigned kind = 0; kind < 2; kind++) {
+            uint32_t mark = kStackDrain;
+            if (t.stacks[kind] == 0 ||
+                !std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).compare_exchange_strong(mark, 0))
+                continue;
+            for (uint32_t id = t.stacks[kind] & kSheafIdMask; id != 0;) {
+                uint32_t below = sheaf_links()[id] & kSheafIdMask;
+                if (kind == 0)
+                    cache_flush_sheaf(c, sheaf_full_top(id));
+                else
+                    sheaf_free(id);
+                id = below;
+            }
+        }
+    }
+}
+
+// Calls fn(cache, object) for every object in a sheaf. Reads only.
+template <class F> void for_each_cached_of(const kmem_cache &c, F fn) {
+    auto sheaf = [&](uint32_t top) {
+        if (top == 0)
+            return;
+        for (uint32_t at = sheaf_empty_top(sheaf_id(top), c.info.capacity) + 8; at <= top; at += 8)
+            fn(__atomic_load_n(sheaf_slot(at), __ATOMIC_RELAXED));
+    };
+    auto slot = [&](char *s) {
+        uint64_t w = std::atomic_ref<uint64_t>(word_at(s, c.cls)).load(std::memory_order_acquire);
+        uint32_t spare = static_cast<uint32_t>(w >> 32);
+        sheaf(static_cast<uint32_t>(w));
+        sheaf(spare == kDrain ? 0 : spare);
+        uint32_t head = std::atomic_ref<uint32_t>(stack_at(s, c.cls, 0)).load(std::memory_order_acquire);
+        uint32_t left = head >> 20;
+        for (uint32_t id = head & kSheafIdMask; id != 0 && left-- > 0; id = sheaf_links()[id] & kSheafIdMask)
+            sheaf(sheaf_full_top(id));
+    };
+    for (uint32_t cpu = 0; cpu < percpu::slots(); cpu++)
+        slot(cpu_slot(cpu));
+    for_each_thread_slot([](char *s, void *f) { (*static_cast<decltype(slot) *>(f))(s); }, &slot);
+    uint32_t left = c.barn.count();
+    for (uint32_t id = c.barn.peek(); id != 0 && left-- > 0; id = sheaf_links()[id] & kSheafIdMask)
+        sheaf(sheaf_full_top(id));
+}
+
+// Heap sort: no recursion, no memory.
+void sort(uintptr_t *a, size_t n) {
+    auto sift = [&](size_t root, size_t end) {
+        for (size_t child = 2 * root + 1; child < end; child = 2 * root + 1) {
+            if (child + 1 < end && a[child] < a[child + 1])
+                child++;
+            if (a[root] >= a[child])
+                return;
+            uintptr_t t = a[root];
+            a[root] = a[child];
+            a[child] = t;
+            root = child;
+        }
+    };
+    for (size_t i = n / 2; i-- > 0;)
+        sift(i, n);
+    for (size_t end = n; end-- > 1;) {
+        uintptr_t t = a[0];
+        a[0] = a[end];
+        a[end] = t;
+        sift(0, end);
+    }
+}
+
+bool free_in_slab(const kmem_cache &c, const void *object) {
+    if (c.info.is_run)
+        return class_of_pointer(object) != c.cls;
+    if (class_of_pointer(object) != c.cls)
+        return true;
+    slab_position at = slab_find(c.info, object);
+    if (!at.exact)
+        return false;
+    return (__atomic_load_n(&at.slab->free_map()[at.object / 64], __ATOMIC_RELAXED) >> (at.object % 64) & 1) != 0;
+}
+
+// An object on its way from one sheaf to another may be seen twice: only what is still so after
+// several looks counts.
+bool still_free_twice(const kmem_cache &c, const void *object) {
+    for (int look = 0; look < 3; look++) {
+        uint32_t seen = free_in_slab(c, object) ? 1 : 0;
+        for_each_cached_of(c, [&](void *o) { seen += o == object; });
+        if (seen < 2)
+            return false;
+    }
+    return true;
+}
+
+} // namespace
+
+mutex &drain_lock() { return lock; }
+
+bool maybe_multithreaded() { return &__libc_single_threaded == nullptr || __libc_single_threaded == 0; }
+
+void caches_drain() {
+    lock_guard g(lock);
+    if (percpu::has_rseq()) {
+        bool alone = !maybe_multithreaded();
+        bool can_fence = alone || percpu::fence(); // what works once works again
+        for (uint32_t cpu = 0; can_fence && cpu < percpu::slots(); cpu++) {
+            if (!mark_slot(cpu_slot(cpu)))
+                continue;
+            if (!alone)
+                percpu::fence();
+            collect_slot(cpu_slot(cpu));
+        }
+    } else if (char *slot = percpu::current_slot()) {
+        cache_drain_own_slot(slot);
+    }
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
+            uint32_t below = sheaf_links()[id] & kSheafIdMask;
+            cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
+            id = below;
+        }
+    }
+    caches_release_empty();
+}
+
+uint64_t cache_cached(const kmem_cache &c) {
+    uint64_t n = 0;
+    for_each_cached_of(c, [&](void *) { n++; });
+    return n;
+}
+
+uint64_t caches_audit() {
+    uint64_t found = 0;
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        const kmem_cache &c = g_caches[cls];
+        uint64_t expected = cache_cached(c);
+        if (expected == 0)
+            continue;
+        uint32_t pages = static_cast<uint32_t>((expected + 512) * sizeof(uintptr_t) / kPageSize + 1);
+        auto *all = static_cast<uintptr_t *>(run_alloc(pages | 128, 0, GFP_KERNEL, nullptr));
+        if (all == nullptr)
+            return found;
+        size_t room = (size_t{pages} | 128) * kPageSize / sizeof(uintptr_t);
+        size_t n = 0;
+        for_each_cached_of(c, [&](void *o) {
+            if (n < room)
+                all[n++] = reinterpret_cast<uintptr_t>(o);
+        });
+        sort(all, n);
+        for (size_t i = 0; i < n; i++) {
+            void *object = reinterpret_cast<void *>(all[i]);
+            if (object == nullptr || (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
+                continue;
+            bool suspect = (i > 0 && all[i - 1] == all[i]) || free_in_slab(c, object);
+            if (suspect && still_free_twice(c, object)) {
+                report_double_free(object, c.info.size);
+                found++;
+            }
+        }
+        run_free_big(all, GFP_KERNEL);
+    }
+    return found;
+}
+
+} // namespace pagoda

@@ -1,0 +1,308 @@
+#include "lib/heap.h"
+
+#include "hugepage/meta.h"
+#include "hugepage/options.h"
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
+#include "lib/drain.h"
+#include "lib/kmem_cache.h"
+#include "lib/misuse.h"
+#include "lib/page_run.h"
+#include "lib/thread.h"
+#include "lib/vmalloc.h"
+
+#include <string.h>
+
+namespace pagoda {
+namespace {
+
+mutex init_lock{lock_rank::init};
+std::atomic<bool> ready{false};
+bool (*foreign_free)(void *) = nullptr;
+
+// What the zone may ask for when it cannot grow. No lock is held.
+bool reclaim() { return vmalloc_purge(0) != 0 || caches_release_empty() != 0; }
+
+constexpr uint32_t pages_for(size_t size) { return static_cast<uint32_t>((size + kPageSize - 1) >> kPageShift); }
+
+// Sizes of uncached runs in steps of 1/8 of a power of two, so that freed ones fit again.
+size_t run_size(size_t size) {
+    size_t step = (size_t{1} << log2_floor(size - 1)) / 8;
+    return align_up(size, step);
+}
+
+// Above 1 MiB, or aligned above a pageblock.
+void *alloc_large(size_t size, size_t align, gfp_t gfp, bool *zeroed) {
+    if (size > kZoneSpan / 2)
+        return nullptr;
+    if (align <= kPageSize && zone_normal().hugetlb_left())
+        if (void *p = run_alloc(pages_for(size), 0, gfp, zeroed))
+            return p;
+    if (void *p = vmalloc_alloc(size, align, gfp, zeroed))
+        return p;
+    // No further mapping to be had (vm.max_map_count): the zone grows inside the one it has.
+    return align <= kPageSize ? run_alloc(pages_for(size), 0, gfp, zeroed) : nullptr;
+}
+
+void *alloc_class(unsigned cls, gfp_t gfp, bool *zeroed) {
+    const class_info &info = kClassTable.info[cls];
+    // Fresh runs may be known to be zero; cached ones are not.
+    if (info.is_run && (gfp & __GFP_ZERO) != 0) {
+        void *cached = percpu::pop(cls);
+        return cached != nullptr ? cached : run_alloc(info.pages, 0, gfp, zeroed);
+    }
+    return cache_alloc(cls, gfp);
+}
+
+// Debug builds: the object must not be the program's already, and is from now on.
+void note_alloc(void *p) {
+    if (kDebug && p != nullptr)
+        PAGODA_INVARIANT(debug_mark_held(p));
+}
+
+void *finish(void *p, size_t size, gfp_t gfp, bool zeroed) {
+    note_alloc(p);
+    if (p != nullptr && (gfp & __GFP_ZERO) != 0 && !zeroed)
+        memset(p, 0, size);
+    return p;
+}
+
+// What a pointer outside slabs and runs is.
+void free_elsewhere(void *p, gfp_t gfp) {
+    if (vmalloc_free(p, gfp))
+        return;
+    size_t bytes = 0;
+    void *start = nullptr;
+    switch (vmalloc_classify(p, &bytes, &start)) {
+    case vm_pointer::freed_area:
+        report_double_free(p);
+        return;
+    case vm_pointer::interior:
+        report_interior(p, bytes, static_cast<size_t>(static_cast<char *>(p) - static_cast<char *>(start)));
+        return;
+    case vm_pointer::area:
+        vmalloc_free(p, GFP_KERNEL);
+        return;
+    case vm_pointer::none:
+        break;
+    }
+    if (in_zone(p)) {
+        report_double_free(p); // our page, but nobody's
+        return;
+    }
+    if (foreign_free == nullptr || !foreign_free(p))
+        report_foreign(p);
+}
+
+} // namespace
+
+bool heap_ready() { return ready.load(std::memory_order_acquire); }
+
+bool heap_init() {
+    if (PAGODA_LIKELY(heap_ready()))
+        return true;
+    init_lock.lock();
+    if (!heap_ready()) {
+        read_options_from_environment();
+        uint32_t cpus = sys::cpu_slots();
+        if (address_space_init((size_t{cpus} + 2) * kSlotSize) && zones_init()) {
+            caches_init();
+            percpu::init(cpus);
+            if (!percpu::has_rseq())
+                thread_slots_init();
+            zone_normal().set_reclaim(reclaim);
+            ready.store(true, std::memory_order_release);
+            // The hot path opens last; debug builds keep it closed to check every operation.
+            if (!kDebug)
+                std::atomic_ref<size_t>(g_percpu.small_limit).store(kMaxSmall + 1, std::memory_order_release);
+        }
+    }
+    init_lock.unlock();
+    return heap_ready();
+}
+
+void *heap_alloc(size_t size, gfp_t gfp) {
+    if (!heap_init())
+        return nullptr;
+    slow_path scope;
+    gfp = scope.limit(gfp);
+    bool zeroed = false;
+    void *p = nullptr;
+    if (size <= kMaxClass)
+        p = alloc_class(class_for_size(size), gfp, &zeroed);
+    else if (size <= kVmallocFrom)
+        p = run_alloc(pages_for(run_size(size)), 0, gfp, &zeroed);
+    else
+        p = alloc_large(size, kPageSize, gfp, &zeroed);
+    return finish(p, size, gfp, zeroed);
+}
+
+void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
+    if (align <= 16)
+        return heap_alloc(size, gfp);
+    // Slabs start on pages, so objects of a class are aligned to what divides its size.
+    if (align <= kPageSize && size <= kMaxSmall)
+        for (unsigned cls = class_for_size(max_of(size, align)); cls <= kSmallClasses; cls++)
+            if (kClassTable.info[cls].size % align == 0)
+                return heap_alloc(kClassTable.info[cls].size, gfp);
+    if (!heap_init())
+        return nullptr;
+    slow_path scope;
+    gfp = scope.limit(gfp);
+    bool zeroed = false;
+    void *p = nullptr;
+    size_t round = max_of(size, size_t{1});
+    if (max_of(size, align) <= kVmallocFrom)
+        p = run_alloc(pages_for(max_of(round, kMaxSmall + 1)), order_of(align >> kPageShift), gfp, &zeroed);
+    else
+        p = alloc_large(max_of(round, kVmallocFrom + 1), align, gfp, &zeroed);
+    return finish(p, size, gfp, zeroed);
+}
+
+void heap_free(void *p, gfp_t gfp) {
+    if (p == nullptr)
+        return;
+    slow_path scope;
+    gfp = scope.limit(gfp);
+    uint8_t cls = class_of_pointer(p);
+    if (kDebug && cls != kClassNone && cls != kClassRunTail && !debug_mark_freed(p))
+        return; // reported
+    if (cls != kClassNone && cls <= kLastClass) {
+        cache_free(cls, p, gfp);
+    } else if (cls == kClassBigRun) {
+        run_free_big(p, gfp);
+    } else if (cls == kClassRunTail) {
+        char *head = static_cast<char *>(run_head(p));
+        report_interior(p, size_t{run_pages(head)} << kPageShift,
+                        static_cast<size_t>(static_cast<char *>(p) - head));
+    } else {
+        free_elsewhere(p, gfp);
+    }
+}
+
+size_t heap_usable_size(const void *p) {
+    uint8_t cls = class_of_pointer(p);
+    if (cls != kClassNone && cls <= kLastClass)
+        return kClassTable.info[cls].size;
+    if (cls == kClassBigRun)
+        return size_t{run_pages(p)} << kPageShift;
+    return p != nullptr && cls == kClassNone && heap_ready() ? vmalloc_size(p) : 0;
+}
+
+size_t heap_good_size(size_t size) {
+    if (size <= kMaxClass)
+        return class_size(class_for_size(size));
+    return align_up(size <= kVmallocFrom ? run_size(size) : size, kPageSize);
+}
+
+bool heap_owns(const void *p) { return heap_usable_size(p) != 0; }
+
+void *heap_realloc(void *p, size_t size, gfp_t gfp) {
+    size_t old = heap_usable_size(p);
+    if (old == 0) {
+        slow_path scope;
+        report_foreign(p);
+        return nullptr;
+    }
+    if (size <= old && size > old / 2)
+        return p;
+    if (old > kVmallocFrom && size > kVmallocFrom) {
+        slow_path scope;
+        if (class_of_pointer(p) == kClassNone)
+            if (void *moved = vmalloc_resize(p, size, scope.limit(gfp)))
+                return moved;
+    } else if (size < old && size > kMaxClass && class_of_pointer(p) == kClassBigRun) {
+        slow_path scope;
+        if (run_shrink(p, pages_for(run_size(size)), scope.limit(gfp)))
+            return p;
+    }
+    void *fresh = heap_alloc(size, gfp);
+    if (fresh == nullptr)
+        return size <= old ? p : nullptr; // it still fits
+    memcpy(fresh, p, min_of(old, size));
+    heap_free(p, gfp);
+    return fresh;
+}
+
+bool heap_trim(size_t keep) {
+    if (!heap_ready())
+        return false;
+    slow_path scope;
+    if (scope.nested())
+        return false;
+    caches_drain();
+    uint64_t done = vmalloc_purge(0);
+    done += zone_normal().purge(keep);
+    return done != 0;
+}
+
+void heap_set_foreign_free(bool (*hook)(void *)) { foreign_free = hook; }
+
+heap_stats heap_get_stats() {
+    heap_stats s = {};
+    if (!heap_ready())
+        return s;
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        const kmem_cache &c = g_caches[cls];
+        if (c.served == 0)
+            continue;
+        uint64_t cached = cache_cached(c);
+        uint64_t live = c.in_use > cached ? c.in_use - cached : 0;
+        s.live_objects += live;
+        s.live_bytes += live * c.info.size;
+        s.cached_objects += cached;
+        s.cached_bytes += cached * c.info.size;
+        s.served += c.served;
+    }
+    run_stats runs = runs_stats();
+    vmalloc_stats vm = vmalloc_get_stats();
+    zone_stats zone = zone_normal().stats();
+    s.live_objects += runs.big_runs + vm.areas;
+    s.live_bytes += (runs.big_pages << kPageShift) + vm.bytes;
+    s.served += runs.served + vm.served;
+    s.committed = (zone.present << kPageShift) + vm.bytes + vm.cached;
+    s.free_pages = zone.free << kPageShift;
+    s.dirty_bytes = (zone.dirty << kPageShift) + vm.cached;
+    s.purged_bytes = zone.purged << kPageShift;
+    s.vmalloc_areas = vm.areas;
+    s.vmalloc_bytes = vm.bytes;
+    return s;
+}
+
+void heap_before_fork() {
+    if (!heap_ready())
+        return;
+    t_thread.depth++; // a handler in between must not wait for what we hold
+    if (t_thread.depth > 1)
+        return; // fork in a handler that interrupted us: the locks may be our own
+    drain_lock().lock_for_fork();
+    thread_slot_lock().lock_for_fork();
+    caches_lock_for_fork();
+    vmalloc_lock().lock_for_fork();
+    zone_normal().lock().lock_for_fork();
+    meta_lock().lock_for_fork();
+    sheaf_lock().lock_for_fork();
+}
+
+void heap_after_fork(bool child) {
+    if (!heap_ready())
+        return;
+    if (t_thread.depth == 1) {
+        mutex *const single[] = {&sheaf_lock(), &meta_lock(), &zone_normal().lock(), &vmalloc_lock(),
+                                 &thread_slot_lock(), &drain_lock()};
+        for (mutex *m : single) {
+            if (child)
+                m->reset_in_child();
+            else
+                m->unlock_after_fork();
+        }
+        caches_unlock_after_fork(child);
+    }
+    t_thread.depth--;
+    if (child) {
+        zone_normal().after_fork_in_child();
+        thread_slots_after_fork_in_child();
+    }
+}
+
+} // namespace pagoda

@@ -1,0 +1,158 @@
+// The restartable sequences for x86-64. Rules of the kernel (Documentation/userspace-api/rseq): only
+// rseq_cs is written, the id is read inside the section, and one store commits.
+#pragma once
+
+#if defined(__x86_64__)
+
+#include "lib/percpu.h"
+
+namespace pagoda {
+
+// The descriptor {version, flags, start, length, abort handler}, and the handler, which leaves by
+// %l[slow]. Its signature is an instruction nobody executes.
+#define PAGODA_RSEQ_DESCRIPTOR                                                                     \
+    ".pushsection .data.rel.ro.rseq_cs,\"aw\"\n"                                                   \
+    ".balign 32\n"                                                                                 \
+    "3: .long 0, 0\n"                                                                              \
+    ".quad 1f, 2f - 1f, 4f\n"                                                                      \
+    ".popsection\n"                                                                                \
+    ".pushsection .text.rseq_abort,\"ax\"\n"                                                       \
+    ".byte 0x0f, 0xb9, 0x3d\n"                                                                     \
+    ".long 0x53053053\n"                                                                           \
+    "4: jmp %l[slow]\n"                                                                            \
+    ".popsection\n"
+
+// Begins the section and leaves the slot's address in %[slot].
+#define PAGODA_RSEQ_ENTER                                                                          \
+    "lea 3b(%%rip), %[t]\n"                                                                        \
+    "mov %[cs], %[slot]\n"                                                                         \
+    "mov %[t], %%fs:(%[slot])\n"                                                                   \
+    "1: mov %[id], %[slot]\n"                                                                      \
+    "movslq %%fs:(%[slot]), %[slot]\n"                                                             \
+    "shl $13, %[slot]\n"                                                                           \
+    "add %[base], %[slot]\n"
+
+#define PAGODA_RSEQ_INPUTS [cs] "m"(g_percpu.rseq_cs), [id] "m"(g_percpu.id), [base] "m"(g_percpu.base)
+
+static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_ENTER");
+
+// NULL: take the slow path. Prefetches the object that the next call will return.
+[[gnu::always_inline]] static inline void *rseq_pop(size_t cls) {
+    register void *object asm("rax"); // where malloc returns it
+    uint64_t t;
+    uint64_t slot;
+    uint64_t sheaves;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
+             "mov (%[slot],%[cls],8), %k[t]\n"
+             "mov %[sheaf_base], %[sheaves]\n"
+             "mov (%[sheaves],%[t]), %[object]\n"
+             "test %[object], %[object]\n"
+             "jz %l[slow]\n"
+             "sub $8, %k[t]\n"
+             "mov %k[t], (%[slot],%[cls],8)\n"
+             "2: mov (%[sheaves],%[t]), %[t]\n"
+             "prefetchw (%[t])\n"
+             : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
+             : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [cls] "r"(cls)
+             : "memory", "cc"
+             : slow);
+    if (object == nullptr)
+        __builtin_unreachable(); // tested in there
+    return object;
+slow:
+    return nullptr;
+}
+
+// False: take the slow path. The top object itself is refused too: that is a double free.
+[[gnu::always_inline]] static inline bool rseq_push(size_t cls, void *object) {
+    uint64_t t;
+    uint64_t slot;
+    uint64_t sheaves;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
+             "mov (%[slot],%[cls],8), %k[t]\n"
+             "test $4095, %k[t]\n"
+             "jz %l[slow]\n"
+             "mov %[sheaf_base], %[sheaves]\n"
+             "cmp %[object], (%[sheaves],%[t])\n"
+             "je %l[slow]\n"
+             "mov %[object], 8(%[sheaves],%[t])\n"
+             "add $8, %k[t]\n"
+             "mov %k[t], (%[slot],%[cls],8)\n"
+             "2:\n"
+             : [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
+             : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [object] "r"(object), [cls] "r"(cls)
+             : "memory", "cc"
+             : slow);
+    return true;
+slow:
+    return false;
+}
+
+// Compare-and-store of a 64-bit word at `offset` in this CPU's slot.
+static inline bool rseq_replace(size_t offset, uint64_t expected, uint64_t desired) {
+    uint64_t t;
+    uint64_t slot;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
+             "cmp %[expected], (%[slot],%[offset])\n"
+             "jne %l[slow]\n"
+             "mov %[desired], (%[slot],%[offset])\n"
+             "2:\n"
+             : [t] "=&r"(t), [slot] "=&r"(slot)
+             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [expected] "r"(expected), [desired] "r"(desired)
+             : "memory", "cc"
+             : slow);
+    return true;
+slow:
+    return false;
+}
+
+// Takes the sheaf on top of the stack at `offset`; links[id] holds the head below it. 0: empty,
+// restarted, or being drained. The count in the upper 12 bits of a head is dropped.
+static inline uint32_t rseq_stack_pop(size_t offset, const uint32_t *links) {
+    uint64_t t;
+    uint64_t slot;
+    uint64_t head;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
+             "mov (%[slot],%[offset]), %k[head]\n"
+             "and $0xfffff, %k[head]\n"
+             "jz %l[slow]\n"
+             "mov (%[links],%[head],4), %k[t]\n"
+             "mov %k[t], (%[slot],%[offset])\n"
+             "2:\n"
+             : [t] "=&r"(t), [slot] "=&r"(slot), [head] "=&r"(head)
+             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links)
+             : "memory", "cc"
+             : slow);
+    return static_cast<uint32_t>(head);
+slow:
+    return 0;
+}
+
+// Puts `sheaf` on the stack unless it holds `limit` sheaves or is being drained (its count is then
+// at its maximum).
+static inline bool rseq_stack_push(size_t offset, uint32_t *links, uint64_t sheaf, uint64_t limit) {
+    uint64_t t;
+    uint64_t slot;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
+             "mov (%[slot],%[offset]), %k[t]\n"
+             "mov %k[t], (%[links],%[sheaf],4)\n"
+             "shr $20, %k[t]\n"
+             "cmp %k[limit], %k[t]\n"
+             "jae %l[slow]\n"
+             "inc %k[t]\n"
+             "shl $20, %k[t]\n"
+             "or %k[sheaf], %k[t]\n"
+             "mov %k[t], (%[slot],%[offset])\n"
+             "2:\n"
+             : [t] "=&r"(t), [slot] "=&r"(slot)
+             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links), [sheaf] "r"(sheaf), [limit] "r"(limit)
+             : "memory", "cc"
+             : slow);
+    return true;
+slow:
+    return false;
+}
+
+} // namespace pagoda
+
+#endif // __x86_64__

@@ -1,0 +1,136 @@
+// Size classes, computed at compile time. Classes are page_class values:
+//   1            8 bytes (kmalloc only: malloc's results are 16-byte aligned)
+//   2..9         16 … 128, step 16
+//   10..73       8 per doubling up to 32 KiB: objects in slabs
+//   74..97       8 per doubling up to 256 KiB: page runs, cached per CPU like objects
+// Every class size is a multiple of 16 from class 2 on, and of its step, so natural alignment
+// (the largest power of two that divides the size) holds inside page-aligned slabs.
+#pragma once
+
+#include "hugepage/base.h"
+
+namespace pagoda {
+
+struct class_info {
+    uint32_t size;       // of an object, bytes
+    uint32_t reciprocal; // ceil(2^32 / size): offset -> object number without a division
+    uint16_t pages;      // of a slab, or of the run
+    uint16_t objects;    // per slab; a run is one
+    uint16_t capacity;   // objects in a sheaf
+    uint8_t order;       // alignment of the slab: its head is index & ~((1 << order) - 1)
+    bool is_run;
+};
+
+inline constexpr unsigned kFirstMallocClass = 2;
+inline constexpr unsigned kSmallClasses = 73; // the last slab class
+inline constexpr unsigned kLastClass = 97;    // the last run class
+inline constexpr unsigned kClassCount = 256;  // page_class values, for tables
+inline constexpr size_t kMaxSmall = 32768;
+inline constexpr size_t kMaxClass = 262144;
+
+// The class sizes' rule, in one place: 16-byte steps up to 128, then 8 steps per doubling.
+constexpr size_t class_size(unsigned cls) {
+    if (cls <= 9)
+        return cls == 1 ? 8 : (cls - 1) * 16;
+    size_t base = size_t{128} << ((cls - 10) / 8);
+    return base + base / 8 * ((cls - 10) % 8 + 1);
+}
+
+// Smallest malloc class whose objects hold `size` bytes; size <= kMaxClass.
+constexpr unsigned class_for_size(size_t size) {
+    if (size <= 128)
+        return size <= 16 ? kFirstMallocClass : static_cast<unsigned>((size + 15) / 16 + 1);
+    unsigned doubling = log2_floor(size - 1) - 7;
+    size_t step = (size_t{128} << doubling) / 8;
+    size_t base = size_t{128} << doubling;
+    return 10 + doubling * 8 + static_cast<unsigned>((size - base + step - 1) / step) - 1;
+}
+
+// Sheaves are full pages of pointers for tiny objects, and bounded by bytes for large ones: what
+// sits in them is memory nobody else can use.
+constexpr uint16_t class_capacity(size_t size) {
+    return size <= 64      ? 511
+           : size <= 1024  ? 127
+           : size <= 2048  ? 32
+           : size <= 4096  ? 16
+           : size <= 8192  ? 8
+           : size <= 65536 ? 4
+           : size <= 131072 ? 2
+                           : 1;
+}
+
+constexpr class_info make_class(unsigned cls) {
+    class_info c = {};
+    size_t size = class_size(cls);
+    c.size = static_cast<uint32_t>(size);
+    c.reciprocal = static_cast<uint32_t>(((uint64_t{1} << 32) + size - 1) / size);
+    c.capacity = class_capacity(size);
+    c.is_run = cls > kSmallClasses;
+    if (c.is_run) {
+        c.pages = static_cast<uint16_t>(size / kPageSize);
+        c.objects = 1;
+    } else {
+        // 32 KiB slabs for small objects; above, the page count of 32..64 KiB that wastes least.
+        size_t best = 8;
+        if (size > 128) {
+            size_t best_waste = best * kPageSize % size;
+            for (size_t pages = 9; pages <= 16; pages++) {
+                size_t waste = pages * kPageSize % size;
+                if (waste * best < best_waste * pages) {
+                    best = pages;
+                    best_waste = waste;
+                }
+            }
+        }
+        c.pages = static_cast<uint16_t>(best);
+        c.objects = static_cast<uint16_t>(best * kPageSize / size);
+    }
+    c.order = static_cast<uint8_t>(order_of(c.pages));
+    return c;
+}
+
+struct class_table {
+    class_info info[kLastClass + 1];
+};
+constexpr class_table make_class_table() {
+    class_table t = {};
+    for (unsigned cls = 1; cls <= kLastClass; cls++)
+        t.info[cls] = make_class(cls);
+    return t;
+}
+inline constexpr class_table kClassTable = make_class_table();
+
+// (size + 15) / 16 -> class, for malloc's hot path.
+struct size_table {
+    uint8_t cls[kMaxSmall / 16 + 1];
+};
+constexpr size_table make_size_table() {
+    size_table t = {};
+    for (size_t i = 0; i <= kMaxSmall / 16; i++)
+        t.cls[i] = static_cast<uint8_t>(class_for_size(i * 16));
+    return t;
+}
+extern PAGODA_INTERNAL const size_table kSizeTable;
+
+namespace size_class_proof {
+constexpr bool waste_is_bounded() {
+    for (unsigned cls = 10; cls <= kLastClass; cls++) {
+        // The smallest request that lands in a class leaves the most unused.
+        size_t smallest = class_size(cls - 1) + 1;
+        if ((class_size(cls) - smallest) * 8 > class_size(cls))
+            return false;
+        if (class_for_size(smallest) != cls || class_for_size(class_size(cls)) != cls)
+            return false;
+    }
+    for (unsigned cls = 1; cls <= kSmallClasses; cls++) {
+        class_info c = make_class(cls);
+        size_t slab = c.pages * kPageSize;
+        if ((slab - size_t{c.objects} * c.size) * 16 > slab) // the slab's tail: 1/16 at most
+            return false;
+    }
+    return class_size(kSmallClasses) == kMaxSmall && class_size(kLastClass) == kMaxClass;
+}
+static_assert(waste_is_bounded(), "12.5 % inside an object above 128 bytes, 6.25 % behind the last");
+} // namespace size_class_proof
+
+} // namespace pagoda

@@ -1,0 +1,301 @@
+#include "lib/vmalloc.h"
+
+#include "hugepage/meta.h"
+#include "hugepage/options.h"
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
+#include "lib/vm_range.h"
+
+#include <errno.h>
+
+namespace pagoda {
+namespace {
+
+constexpr uint64_t kHugeHeap = 16 << 20;     // from this heap size on areas ask for huge pages,
+constexpr size_t kHugeArea = 2 * kPageblockSize; // if they are this large
+constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
+constexpr uint64_t kRefaultWindowMs = 1000;
+
+mutex lock{lock_rank::vmalloc};
+vm_range range;
+vm_area *cached_newest = nullptr;
+vm_area *cached_oldest = nullptr;
+vmalloc_stats stats_now = {};
+uint64_t unmapped_bytes = 0; // lately, and when
+uint64_t unmapped_at = 0;
+
+size_t page_round(size_t bytes) { return align_up(bytes, sys::page_size()); }
+
+// At least one page of the last granule stays unmapped: the guard.
+uint32_t granules_for(size_t bytes) {
+    return static_cast<uint32_t>((bytes + sys::page_size() + kPageblockSize - 1) >> kPageblockShift);
+}
+
+void uncache(vm_area *a) {
+    if (a->next != nullptr)
+        a->next->prev = a->prev;
+    else
+        cached_oldest = a->prev;
+    if (a->prev != nullptr)
+        a->prev->next = a->next;
+    else
+        cached_newest = a->next;
+    a->next = a->prev = nullptr;
+    stats_now.cached -= a->bytes;
+    zone_normal().note_vmalloc(0, -static_cast<int64_t>(a->bytes));
+}
+
+void cache(vm_area *a) {
+    a->state = vm_state::cached;
+    a->prev = nullptr;
+    a->next = cached_newest;
+    if (cached_newest != nullptr)
+        cached_newest->prev = a;
+    else
+        cached_oldest = a;
+    cached_newest = a;
+    stats_now.cached += a->bytes;
+    zone_normal().note_vmalloc(0, static_cast<int64_t>(a->bytes));
+}
+
+// A freed area at least `bytes` long that wastes at most a quarter.
+vm_area *find_cached(size_t bytes, size_t align) {
+    vm_area *best = nullptr;
+    int left = kMaxScan;
+    for (vm_area *a = cached_newest; a != nullptr && left-- > 0; a = a->next) {
+        if (a->bytes < bytes || a->bytes - bytes > bytes / 4 || vm_range::address(a) % align != 0)
+            continue;
+        if (best == nullptr || a->bytes < best->bytes)
+            best = a;
+    }
+    return best;
+}
+
+void live(int64_t areas, int64_t bytes) {
+    stats_now.areas += static_cast<uint64_t>(areas);
+    stats_now.bytes += static_cast<uint64_t>(bytes);
+    zone_normal().note_vmalloc(bytes, 0);
+}
+
+void ask_for_huge_pages(uintptr_t at, size_t bytes) {
+    thp_policy thp = options().thp;
+    if (thp == thp_policy::never || bytes < kHugeArea)
+        return;
+    if (thp == thp_policy::always || stats_now.bytes + bytes >= kHugeHeap)
+        sys::hint_huge(at, bytes, true);
+}
+
+// Takes addresses and maps `bytes` there, stepping over what others have mapped.
+vm_area *map_new(size_t bytes, size_t align) {
+    for (int attempt = 0; attempt < 64; attempt++) {
+        lock.lock();
+        vm_area *a = range.take(granules_for(bytes), static_cast<uint32_t>(max_of(align >> kPageblockShift, size_t{1})));
+        lock.unlock();
+        if (a == nullptr)
+            return nullptr;
+        int r = sys::map_at(vm_range::address(a), bytes);
+        if (r == 0) {
+            ask_for_huge_pages(vm_range::address(a), bytes);
+            a->bytes = bytes;
+            return a;
+        }
+        lock.lock();
+        if (r == -EEXIST)
+            a->lost = true; // stays busy: never ours
+        else
+            range.release(a);
+        lock.unlock();
+        if (r != -EEXIST)
+            return nullptr;
+    }
+    return nullptr;
+}
+
+void unmap_and_release(vm_area *a) {
+    // The range is busy in the books until nothing is mapped there any more.
+    int r = sys::unmap(vm_range::address(a), a->bytes);
+    lock_guard g(lock);
+    if (r != 0)
+        a->lost = true; // a VMA that could not be split: the mapping stays, its memory does not
+    else
+        range.release(a);
+}
+
+void note_unmapped(uint64_t bytes) {
+    uint64_t now = sys::now_ms();
+    unmapped_bytes = now - unmapped_at < kRefaultWindowMs ? unmapped_bytes + bytes : bytes;
+    unmapped_at = now;
+}
+
+// Memory that was unmapped a moment ago is wanted again: keep more of it next time.
+void note_miss(uint64_t bytes) {
+    if (unmapped_bytes == 0 || sys::now_ms() - unmapped_at >= kRefaultWindowMs)
+        return;
+    uint64_t again = min_of(bytes, unmapped_bytes);
+    unmapped_bytes -= again;
+    zone_normal().note_refault(again);
+}
+
+} // namespace
+
+mutex &vmalloc_lock() { return lock; }
+
+void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
+    if (!gfpflags_allow_blocking(gfp) || bytes > kVmallocSpan / 2 || align > kVmallocSpan / 4)
+        return nullptr;
+    bytes = page_round(bytes);
+    lock.lock();
+    vm_area *a = find_cached(bytes, align);
+    if (a != nullptr) {
+        uncache(a);
+        a->state = vm_state::busy;
+    } else {
+        note_miss(bytes);
+    }
+    lock.unlock();
+    bool fresh = a == nullptr;
+    if (fresh) {
+        a = map_new(bytes, align);
+        if (a == nullptr && (vmalloc_purge(0) != 0 || zone_normal().purge(0) != 0))
+            a = map_new(bytes, align);
+        if (a == nullptr)
+            return nullptr;
+    }
+    lock.lock();
+    live(1, static_cast<int64_t>(a->bytes));
+    stats_now.served++;
+    lock.unlock();
+    if (zeroed != nullptr)
+        *zeroed = fresh;
+    return reinterpret_cast<void *>(vm_range::address(a));
+}
+
+vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start) {
+    lock_guard g(lock);
+    vm_area *a = range.containing(p);
+    if (a == nullptr || a->lost)
+        return vm_pointer::none;
+    *bytes = a->bytes;
+    *start = reinterpret_cast<void *>(vm_range::address(a));
+    if (a->state != vm_state::busy)
+        return vm_pointer::freed_area;
+    return *start == p ? vm_pointer::area : vm_pointer::interior;
+}
+
+bool vmalloc_free(void *p, gfp_t gfp) {
+    bool may_block = gfpflags_allow_blocking(gfp);
+    if (may_block)
+        lock.lock();
+    else if (!lock.try_lock())
+        return false;
+    vm_area *a = range.at(p);
+    if (a == nullptr || vm_range::address(a) != reinterpret_cast<uintptr_t>(p) || a->state != vm_state::busy ||
+        a->lost) {
+        lock.unlock();
+        return false;
+    }
+    live(-1, -static_cast<int64_t>(a->bytes));
+    cache(a);
+    lock.unlock();
+    if (may_block && zone_normal().over_dirty_bound()) {
+        uint64_t bound = zone_normal().dirty_bound();
+        vmalloc_purge(bound / 2);
+    }
+    return true;
+}
+
+size_t vmalloc_size(const void *p) {
+    lock_guard g(lock);
+    vm_area *a = range.at(p);
+    bool match = a != nullptr && vm_range::address(a) == reinterpret_cast<uintptr_t>(p) &&
+                 a->state == vm_state::busy && !a->lost;
+    return match ? a->bytes : 0;
+}
+
+// In place: fewer pages, or more behind the last one.
+static bool resize_in_place(vm_area *a, size_t bytes) {
+    uintptr_t start = vm_range::address(a);
+    if (bytes <= a->bytes) {
+        size_t less = a->bytes - bytes;
+        if (less != 0 && sys::unmap(start + bytes, less) != 0)
+            return false;
+        return true;
+    }
+    if (granules_for(bytes) > a->granules) {
+        lock_guard g(lock);
+        if (!range.widen(a, granules_for(bytes)))
+            return false;
+    }
+    return sys::extend(start + a->bytes, bytes - a->bytes) == 0;
+}
+
+void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
+    if (!gfpflags_allow_blocking(gfp) || bytes > kVmallocSpan / 4)
+        return nullptr;
+    bytes = page_round(bytes);
+    lock.lock();
+    vm_area *a = range.at(p);
+    bool match = a != nullptr && vm_range::address(a) == reinterpret_cast<uintptr_t>(p) && a->state == vm_state::busy;
+    lock.unlock();
+    if (!match)
+        return nullptr;
+    size_t old = a->bytes;
+    if (resize_in_place(a, bytes)) {
+        lock_guard g(lock);
+        a->bytes = bytes;
+        live(0, static_cast<int64_t>(bytes) - static_cast<int64_t>(old));
+        return p;
+    }
+    // Elsewhere, with room for the next growth. The target is reserved first: MREMAP_FIXED would
+    // replace whatever somebody else has there.
+    lock.lock();
+    vm_area *to = range.take(granules_for(bytes + bytes / 2), 1);
+    lock.unlock();
+    if (to == nullptr)
+        return nullptr;
+    uintptr_t target = vm_range::address(to);
+    int r = sys::reserve_at(target, bytes);
+    if (r == 0) {
+        r = sys::move_pages(vm_range::address(a), old, target, bytes);
+        if (r != 0)
+            sys::unmap(target, bytes);
+    }
+    lock_guard g(lock);
+    if (r != 0) {
+        if (r == -EEXIST)
+            to->lost = true;
+        else
+            range.release(to);
+        return nullptr;
+    }
+    to->bytes = bytes;
+    range.release(a);
+    live(0, static_cast<int64_t>(bytes) - static_cast<int64_t>(old));
+    stats_now.moved++;
+    return reinterpret_cast<void *>(target);
+}
+
+uint64_t vmalloc_purge(uint64_t keep) {
+    uint64_t done = 0;
+    for (;;) {
+        lock.lock();
+        vm_area *a = stats_now.cached > keep ? cached_oldest : nullptr;
+        if (a != nullptr) {
+            uncache(a);
+            a->state = vm_state::busy; // nobody finds it until it is unmapped
+            note_unmapped(a->bytes);
+        }
+        lock.unlock();
+        if (a == nullptr)
+            return done;
+        done += a->bytes;
+        unmap_and_release(a);
+    }
+}
+
+vmalloc_stats vmalloc_get_stats() {
+    lock_guard g(lock);
+    return stats_now;
+}
+
+} // namespace pagoda

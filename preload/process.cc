@@ -1,0 +1,104 @@
+// What happens around the heap in a process's life: start, fork, a second copy of this library, exit.
+#include "preload/malloc.h"
+
+#include "hugepage/options.h"
+#include "hugepage/report.h"
+#include "hugepage/sys.h"
+#include "lib/drain.h"
+#include "lib/heap.h"
+#include "lib/thread.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+
+using namespace pagoda;
+
+// --- several copies in one process --------------------------------------------------------------
+
+// One copy of Pagoda: preloaded, linked in, or dlopened. Pointers that the copy in front does not
+// know are offered to the others.
+struct pagoda_copy {
+    pagoda_copy *next;
+    bool (*owns)(const void *p);
+    void (*free)(void *p);
+};
+
+namespace {
+
+pagoda_copy self = {nullptr, heap_owns, [](void *p) { heap_free(p, GFP_KERNEL); }};
+pagoda_copy *first_copy = &self; // the list is the first copy's
+
+bool free_by_other_copy(void *p) {
+    for (pagoda_copy *c = first_copy; c != nullptr; c = __atomic_load_n(&c->next, __ATOMIC_ACQUIRE)) {
+        if (c != &self && c->owns(p)) {
+            c->free(p);
+            return true;
+        }
+    }
+    return false;
+}
+
+} // namespace
+
+// Adds a copy to the first one's list and returns its head. Called by other copies of this library.
+PAGODA_EXPORT pagoda_copy *pagoda_join(pagoda_copy *other) {
+    if (first_copy != &self)
+        return first_copy;
+    other->next = __atomic_load_n(&self.next, __ATOMIC_RELAXED);
+    __atomic_store_n(&self.next, other, __ATOMIC_RELEASE);
+    return &self;
+}
+
+namespace {
+
+void join_first_copy() {
+    auto join = reinterpret_cast<decltype(&pagoda_join)>(dlsym(RTLD_DEFAULT, "pagoda_join"));
+    if (join != nullptr && join != &pagoda_join)
+        first_copy = join(&self);
+}
+
+// --- start, fork, exit ----------------------------------------------------------------------------
+
+const char *program_name() { return program_invocation_short_name != nullptr ? program_invocation_short_name : ""; }
+
+void write_exit_report(const char *path) {
+    heap_stats s = heap_get_stats();
+    text_buffer<1024> t;
+    t << "{\"pid\":" << sys::pid() << ",\"program\":\"";
+    for (const char *c = program_name(); *c != 0; c++)
+        t << (*c == '"' || *c == '\\' || *c < 32 ? '?' : *c);
+    t << "\",\"served\":" << s.served << ",\"live_objects\":" << s.live_objects
+      << ",\"live_bytes\":" << s.live_bytes << ",\"cached_objects\":" << s.cached_objects
+      << ",\"cached_bytes\":" << s.cached_bytes << ",\"committed\":" << s.committed
+      << ",\"free_bytes\":" << s.free_pages << ",\"dirty_bytes\":" << s.dirty_bytes
+      << ",\"purged_bytes\":" << s.purged_bytes << ",\"misuses\":" << misuse_count() << "}\n";
+    int r = sys::append_file(path, t.data(), t.size());
+    if (r != 0) {
+        text_buffer<700> w;
+        w << "exit_report: cannot write " << path << ": error " << -r;
+        warn(w);
+    }
+}
+
+__attribute__((constructor)) void process_start() {
+    heap_init();
+    heap_set_foreign_free(free_by_other_copy);
+    join_first_copy();
+    // From here, not from the first malloc: that may come under libc's own lock of this list.
+    pthread_atfork(heap_before_fork, [] { heap_after_fork(false); }, [] { heap_after_fork(true); });
+}
+
+__attribute__((destructor)) void process_exit() {
+    if (!heap_ready())
+        return;
+    if (options().exit_check) {
+        slow_path scope;
+        if (!scope.nested())
+            caches_audit();
+    }
+    if (options().exit_report[0] != 0)
+        write_exit_report(options().exit_report);
+}
+
+} // namespace
