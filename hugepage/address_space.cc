@@ -33,12 +33,16 @@ bool window::reach(size_t bytes) {
     size_t need = align_up(bytes - bytes_, sys::page_size());
     size_t step = align_up(max_of(need, bytes_ / 16), sys::page_size());
     step = min_of(step, limit_ - bytes_);
+    if (need == refused_ && sys::now_ms() == refused_at_)
+        return false; // asking again at once costs two calls and changes nothing
     for (size_t grow : {step, need}) {
         if (sys::extend(base_ + bytes_, grow) == 0 || sys::map_at(base_ + bytes_, grow) == 0) {
             bytes_ += grow;
             return true;
         }
     }
+    refused_ = need;
+    refused_at_ = sys::now_ms();
     return false;
 }
 
@@ -86,7 +90,8 @@ bool address_space_init(size_t percpu_bytes) {
     // Between a program's break and its libraries nearly all of the address space is empty; the
     // smaller bases are for kernels that give user space 39 bits.
     for (int attempt = 0; attempt < 64; attempt++) {
-        uint64_t random = sys::random_bits() + static_cast<uint64_t>(attempt) * 0x9e3779b97f4a7c15ULL;
+        uint64_t random =
+            sys::random_bits() + static_cast<uint64_t>(attempt) * 0x9e3779b97f4a7c15ULL;
         uintptr_t base = attempt < 48 ? (uintptr_t{16} << 40) + (random >> 20) % (8 * 1024) * kGiB
                                       : (uintptr_t{16} << 30) + (random >> 20) % 256 * kGiB;
         if (try_region(base, plans, kCount))

@@ -2,7 +2,8 @@
 // grow in place. Nothing is reserved ahead beyond a window's own growth step, so RLIMIT_AS (also
 // one lowered later), mlockall and VIRT columns see what is used; docs/design.md has the reasons.
 //
-//   | per-CPU | slots | sheaves | links | page_class | memmap | pageblocks | meta | vm index | zone … | vmalloc … |
+//   | per-CPU | slots | sheaves | links | page_class | memmap | pageblocks | meta | vm index | zone
+//   … | vmalloc … |
 //
 // Index arithmetic (pointer -> page -> page_class, struct page) needs the zone's base only.
 #pragma once
@@ -33,6 +34,8 @@ class window {
     uintptr_t base_ = 0;
     size_t limit_ = 0;
     size_t bytes_ = 0;
+    size_t refused_ = 0; // the last growth that a limit refused, and when (ms)
+    uint64_t refused_at_ = 0;
 };
 
 struct address_space {

@@ -72,8 +72,9 @@ void buddy::unlink(uint32_t number, unsigned list) {
 void buddy::relist(uint32_t number) {
     pageblock &b = block(number);
     for (unsigned list = 0; list <= kDirtyList; list++) {
-        bool wanted = list == kDirtyList ? b.ndirty != 0 && b.pins == 0 && (b.flags & kBlockHugetlb) == 0
-                                         : b.blocks[list] != 0;
+        bool wanted = list == kDirtyList
+                          ? b.ndirty != 0 && b.pins == 0 && (b.flags & kBlockHugetlb) == 0
+                          : b.blocks[list] != 0;
         unsigned bucket = wanted ? bucket_for(b, list) + 1 : 0;
         if (bucket == b.bucket[list])
             continue;
@@ -101,6 +102,88 @@ void buddy::insert(pageblock &b, unsigned order, uint32_t node) {
     mark(b, order, node, true);
 }
 
+// Pages [offset, offset + count) of a pageblock into the free maps, in the largest aligned blocks.
+void buddy::insert_range(pageblock &b, uint32_t offset, uint32_t count) {
+    while (count > 0) {
+        unsigned order = min_of(log2_floor(count),
+                                offset == 0 ? 9u : static_cast<unsigned>(__builtin_ctz(offset)));
+        insert(b, order, (kPageblockPages >> order) + (offset >> order));
+        offset += 1u << order;
+        count -= 1u << order;
+    }
+}
+
+// The free block that holds page `at`, as its node and order; false: the page is in use.
+static bool free_block_at(const pageblock &b, uint32_t at, uint32_t *node, unsigned *order) {
+    *node = kPageblockPages + at;
+    for (*order = 0; *node > 0; *node /= 2, ++*order)
+        if (test(b.free, *node))
+            return true;
+    return false;
+}
+
+// First page of `count` free ones in a row; kPageblockPages: none.
+uint32_t buddy::find_run(const pageblock &b, uint32_t count) const {
+    uint32_t from = 0;
+    for (uint32_t at = 0; at < kPageblockPages;) {
+        uint32_t node = 0;
+        unsigned order = 0;
+        if (free_block_at(b, at, &node, &order)) {
+            at += 1u << order;
+            if (at - from >= count)
+                return from;
+        } else {
+            from = ++at;
+        }
+    }
+    return kPageblockPages;
+}
+
+// Takes free pages out of the free maps; the rests of the blocks they lay in stay free.
+void buddy::carve(pageblock &b, uint32_t offset, uint32_t count) {
+    uint32_t end = offset + count;
+    for (uint32_t at = offset; at < end;) {
+        uint32_t node = 0;
+        unsigned order = 0;
+        bool found = free_block_at(b, at, &node, &order);
+        PAGODA_INVARIANT(found);
+        (void)found;
+        uint32_t first = (node << order) - kPageblockPages;
+        uint32_t last = first + (1u << order);
+        mark(b, order, node, false);
+        if (first < offset)
+            insert_range(b, first, offset - first);
+        if (last > end)
+            insert_range(b, end, last - end);
+        at = last;
+    }
+}
+
+uint32_t buddy::take_exact(uint32_t count, bool *clean, bool *backed) {
+    // A run of this length holds an aligned block of at least a quarter of it.
+    unsigned least = log2_floor(count) > 0 ? log2_floor(count) - 1 : 0;
+    int looks = 24; // pageblocks; a miss costs some waste, not memory
+    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
+        for (unsigned o = least; o < kPageblockOrder; o++) {
+            for (uint32_t at = heads_[o][bucket]; at != 0 && looks > 0;
+                 at = block(at - 1).next[o], looks--) {
+                pageblock &b = block(at - 1);
+                if (b.nfree < count)
+                    continue;
+                uint32_t offset = find_run(b, count);
+                if (offset == kPageblockPages)
+                    continue;
+                uint32_t number = at - 1;
+                carve(b, offset, count);
+                take_pages(b, offset, count, clean, backed);
+                relist(number);
+                return number * kPageblockPages + offset;
+            }
+        }
+    }
+    return kNoPage;
+}
+
 void buddy::release(uint32_t first, uint32_t count, bool dirty) {
     while (count > 0) {
         uint32_t number = first / kPageblockPages;
@@ -114,12 +197,7 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
         }
         b.nfree = static_cast<uint16_t>(b.nfree + n);
         free_pages_ += n;
-        for (uint32_t at = offset, left = n; left > 0;) {
-            unsigned order = min_of(log2_floor(left), at == 0 ? 9u : static_cast<unsigned>(__builtin_ctz(at)));
-            insert(b, order, (kPageblockPages >> order) + (at >> order));
-            at += 1u << order;
-            left -= 1u << order;
-        }
+        insert_range(b, offset, n);
         PAGODA_INVARIANT(b.nfree <= kPageblockPages && b.ndirty <= b.nfree);
         relist(number);
         first += n;
@@ -171,7 +249,8 @@ uint32_t buddy::take_blocks(uint32_t count, bool *clean, bool *backed) {
         for (uint32_t at = heads_[9][bucket]; at != 0; at = block(at - 1).next[9]) {
             uint32_t first = at - 1;
             uint32_t n = 1;
-            while (n < count && (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
+            while (n < count &&
+                   (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
                    block(first + n).blocks[9] != 0)
                 n++;
             if (n < count)
@@ -210,18 +289,18 @@ bool buddy::isolate_dirty(uint32_t *out) {
             if (at == kPageblockPages)
                 break;
             // The free block that holds this page leaves as a whole; its clean pages with it.
-            uint32_t node = kPageblockPages + at;
+            uint32_t node = 0;
             unsigned order = 0;
-            while (!test(b.free, node)) {
-                node /= 2;
-                order++;
-            }
+            bool found = free_block_at(b, at, &node, &order);
+            PAGODA_INVARIANT(found);
+            (void)found;
             mark(b, order, node, false);
             uint32_t offset = (node << order) - kPageblockPages;
             bool clean = false;
             bool backed = false;
             take_pages(b, offset, 1u << order, &clean, &backed);
-            for_words(offset, 1u << order, [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
+            for_words(offset, 1u << order,
+                      [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
             at = offset + (1u << order);
         }
         b.isolated_next = isolated_head_;

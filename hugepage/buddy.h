@@ -1,6 +1,6 @@
 // The buddy allocator of one zone, over page indices. Free blocks are bits in their pageblock's
-// own record, never links in the free memory itself, so purged pages stay untouched. No locks and no
-// system calls here: the zone has them.
+// own record, never links in the free memory itself, so purged pages stay untouched. No locks and
+// no system calls here: the zone has them.
 #pragma once
 
 #include "hugepage/base.h"
@@ -21,8 +21,8 @@ struct pageblock {
     uint16_t ndirty;     // pages, among the free ones
     uint8_t bucket[11];  // list the block is in + 1, 0 = none
     uint8_t flags;
-    uint32_t pins;       // > 0: mapped for DMA; never purged
-    uint32_t purged_at;  // ms; 0 = never
+    uint32_t pins;      // > 0: mapped for DMA; never purged
+    uint32_t purged_at; // ms; 0 = never
     uint32_t isolated_next;
 };
 static_assert(sizeof(pageblock) <= 512);
@@ -38,6 +38,11 @@ class buddy {
     // pageblock among equals, at the lowest address there. kNoPage when there is none.
     // *clean: no page of it held memory, so it reads as zero; *backed: every page held memory.
     uint32_t take(unsigned order, bool *clean, bool *backed);
+
+    // `count` pages (< 512) back to back, whatever their alignment, inside a pageblock that is
+    // partly in use: sizes that are no power of two leave no holes. kNoPage: no such place; take()
+    // serves.
+    uint32_t take_exact(uint32_t count, bool *clean, bool *backed);
 
     // `count` whole pageblocks in a row (order 10 and more). Rare, so it searches.
     uint32_t take_blocks(uint32_t count, bool *clean, bool *backed);
@@ -67,6 +72,9 @@ class buddy {
 
     void mark(pageblock &b, unsigned order, uint32_t node, bool is_free);
     void insert(pageblock &b, unsigned order, uint32_t node);
+    void carve(pageblock &b, uint32_t offset, uint32_t count);
+    void insert_range(pageblock &b, uint32_t offset, uint32_t count);
+    uint32_t find_run(const pageblock &b, uint32_t count) const;
     void take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed);
     void relist(uint32_t number);
     void link(uint32_t number, unsigned list, unsigned bucket);

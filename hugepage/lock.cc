@@ -38,16 +38,17 @@ void mutex::unlock_after_fork() {
 }
 
 #if PAGODA_DEBUG
-// One bit per rank this thread holds.
-static thread_local uint32_t held_ranks __attribute__((tls_model("initial-exec")));
+// Four bits per rank: how many locks of it this thread holds. A signal handler that interrupted a
+// holder may take another of the same rank by try_lock().
+static thread_local uint64_t held_ranks __attribute__((tls_model("initial-exec")));
 
 void mutex::check_order() const {
-    PAGODA_INVARIANT(held_ranks >> static_cast<unsigned>(rank_) == 0);
+    PAGODA_INVARIANT(held_ranks >> (4 * static_cast<unsigned>(rank_)) == 0);
 }
-void mutex::note_taken() { held_ranks |= 1u << static_cast<unsigned>(rank_); }
+void mutex::note_taken() { held_ranks += uint64_t{1} << (4 * static_cast<unsigned>(rank_)); }
 void mutex::note_released() {
-    PAGODA_INVARIANT((held_ranks >> static_cast<unsigned>(rank_) & 1) != 0);
-    held_ranks &= ~(1u << static_cast<unsigned>(rank_));
+    PAGODA_INVARIANT((held_ranks >> (4 * static_cast<unsigned>(rank_)) & 15) != 0);
+    held_ranks -= uint64_t{1} << (4 * static_cast<unsigned>(rank_));
 }
 #endif
 

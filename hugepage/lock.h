@@ -9,15 +9,15 @@
 namespace pagoda {
 
 enum class lock_rank : uint8_t {
-    init,     // the once-only initialisation
-    drain,    // one remote drainer at a time
-    slots,    // thread slots where there is no rseq
-    cache,    // a kmem_cache's slab lists (one lock per class)
-    vmalloc,  // areas and their address space
-    zone,     // buddy
-    meta,     // metadata of the layers above
-    sheaves,  // the pool of sheaves
-    report,   // output, leaf
+    init,    // the once-only initialisation
+    drain,   // one remote drainer at a time
+    slots,   // thread slots where there is no rseq
+    cache,   // a kmem_cache's slab lists (one lock per class)
+    vmalloc, // areas and their address space
+    zone,    // buddy
+    meta,    // metadata of the layers above
+    sheaves, // the pool of sheaves
+    report,  // output, leaf
 };
 
 class mutex {

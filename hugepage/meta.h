@@ -1,5 +1,6 @@
 // Metadata of the layers above (slab records, vmalloc areas): small zeroed pieces in a window of
-// their own, out of reach of stray writes to objects. Never given back to the kernel, reused by size.
+// their own, out of reach of stray writes to objects. Never given back to the kernel, reused by
+// size.
 #pragma once
 
 #include "hugepage/base.h"

@@ -12,7 +12,8 @@ namespace pagoda {
 #define FIELD(f) static_cast<uint16_t>(offsetof(option_values, f))
 const option_row kOptionTable[] = {
     {"on_error", option_type::choice, "abort|report", "abort",
-     "What follows the report of a double or invalid free: SIGABRT, or nothing (the pointer is left "
+     "What follows the report of a double or invalid free: SIGABRT, or nothing (the pointer is "
+     "left "
      "alone).",
      FIELD(on_error), 2},
     {"foreign", option_type::choice, "ignore|report|abort", "ignore",

@@ -16,11 +16,11 @@ struct option_values {
     foreign_policy foreign = foreign_policy::ignore;
     thp_policy thp = thp_policy::automatic;
     percpu_policy percpu = percpu_policy::automatic;
-    uint8_t hugetlb_shift = 0;   // 21 or 30; 0: no hugetlb pages
-    uint32_t hugetlb_pages = 0;  // how many of them at most
+    uint8_t hugetlb_shift = 0;       // 21 or 30; 0: no hugetlb pages
+    uint32_t hugetlb_pages = 0;      // how many of them at most
     uint64_t dirty_bytes = 8u << 20; // free memory kept for reuse whatever the heap's size
-    bool exit_check = true;      // look for double frees in the caches at exit
-    char exit_report[512] = {};  // file that gets one JSON line at exit; empty: none
+    bool exit_check = true;          // look for double frees in the caches at exit
+    char exit_report[512] = {};      // file that gets one JSON line at exit; empty: none
 };
 
 enum class option_type : uint8_t { choice, size, boolean, hugetlb, path };

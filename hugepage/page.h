@@ -20,8 +20,8 @@ struct page {
         struct slab *slab; // slab: its bookkeeping
         void *owner;
     };
-    uint32_t npages;  // run: its length
-    uint32_t flags;   // page_flags
+    uint32_t npages; // run: its length
+    uint32_t flags;  // page_flags
     uint64_t reserved[2];
 };
 static_assert(sizeof(page) == 32);

@@ -109,7 +109,9 @@ int move_pages(uintptr_t from, size_t len, uintptr_t to, size_t to_len) {
     return failed(r) ? static_cast<int>(r) : 0;
 }
 
-int unmap(uintptr_t at, size_t len) { return static_cast<int>(call(SYS_munmap, addr(at), size(len))); }
+int unmap(uintptr_t at, size_t len) {
+    return static_cast<int>(call(SYS_munmap, addr(at), size(len)));
+}
 
 int discard(uintptr_t at, size_t len) {
     return static_cast<int>(call(SYS_madvise, addr(at), size(len), MADV_DONTNEED));
@@ -157,8 +159,8 @@ uint32_t cpu_slots() {
 bool single_node() {
     unsigned long nodes[16] = {};
     int mode = 0;
-    long r = call(SYS_get_mempolicy, ptr(&mode), ptr(nodes), sizeof nodes * 8, 0,
-                  MPOL_F_MEMS_ALLOWED);
+    long r =
+        call(SYS_get_mempolicy, ptr(&mode), ptr(nodes), sizeof nodes * 8, 0, MPOL_F_MEMS_ALLOWED);
     if (failed(r))
         return r == -ENOSYS; // a kernel without NUMA has one node
     int count = 0;
@@ -215,7 +217,8 @@ long read_file(const char *path, char *buf, size_t cap) {
 }
 
 int append_file(const char *path, const char *text, size_t len) {
-    long fd = call(SYS_openat, AT_FDCWD, ptr(path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    long fd =
+        call(SYS_openat, AT_FDCWD, ptr(path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (failed(fd))
         return static_cast<int>(fd);
     long n = call(SYS_write, fd, ptr(text), size(len));

@@ -9,9 +9,11 @@
 namespace pagoda::sys {
 
 // Result of a raw call: a value, or -errno in [-4095, -1].
-constexpr bool failed(long r) { return static_cast<unsigned long>(r) >= static_cast<unsigned long>(-4095L); }
+constexpr bool failed(long r) {
+    return static_cast<unsigned long>(r) >= static_cast<unsigned long>(-4095L);
+}
 
-// --- memory -----------------------------------------------------------------------------------
+// Memory.
 // Private anonymous read-write pages exactly at `at`, where nothing is mapped. 0, or -EEXIST when
 // something is mapped there (the caller looks elsewhere), -ENOMEM at a limit, -EPERM, -EAGAIN.
 int map_at(uintptr_t at, size_t len);
@@ -37,30 +39,30 @@ void hint_huge(uintptr_t at, size_t len, bool on);
 // Shows `name` in /proc/self/maps where the kernel can (5.17); otherwise nothing happens.
 void name_range(uintptr_t at, size_t len, const char *name);
 
-// --- waiting ----------------------------------------------------------------------------------
+// Waiting.
 void futex_wait(std::atomic<uint32_t> &word, uint32_t expected); // spurious returns are normal
 void futex_wake(std::atomic<uint32_t> &word, int count);
 
-// --- the machine and the process ----------------------------------------------------------------
-size_t page_size();             // of the OS, read at run time
-uint32_t cpu_slots();           // an upper bound of every CPU number and mm_cid + 1
-bool single_node();             // false where memory is not uniform, or when that cannot be known
+// The machine and the process.
+size_t page_size();   // of the OS, read at run time
+uint32_t cpu_slots(); // an upper bound of every CPU number and mm_cid + 1
+bool single_node();   // false where memory is not uniform, or when that cannot be known
 unsigned long auxv(unsigned long type); // getauxval
-uint64_t random_bits();         // for address space layout only
-uint64_t now_ms();              // monotonic, coarse: no system call
+uint64_t random_bits();                 // for address space layout only
+uint64_t now_ms();                      // monotonic, coarse: no system call
 int pid();
 // membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
 // False when the kernel has no such call.
 bool rseq_fence();
 
-// --- files, for options and reports ---------------------------------------------------------------
+// Files, for options and reports.
 // Reads at most cap-1 bytes, ends them with 0; returns the length or -errno.
 long read_file(const char *path, char *buf, size_t cap);
 int append_file(const char *path, const char *text, size_t len); // O_CREAT, one write
 void write_stderr(const char *text, size_t len);                 // best effort
 [[noreturn]] void abort_process();                               // SIGABRT, whatever is installed
 
-// --- fault injection, for tests -------------------------------------------------------------------
+// Fault injection, for tests.
 // The next `skip` memory-taking calls (map_at, map_hugetlb_at, reserve_at, extend, move_pages)
 // succeed, the `fail` after them return -ENOMEM.
 void inject_failures(int skip, int fail);

@@ -37,7 +37,15 @@ bool zones_init() {
     g_pagemap.base = g_space.zone_base;
     g_pagemap.page_class = g_space.page_class.as<uint8_t>();
     g_pagemap.memmap = g_space.memmap.as<page>();
+    zone_normal().start(); // at a limit the first allocation tries again
     return true;
+}
+
+// The first piece is mapped and named at once: later ones extend it, which needs no call that a
+// sandbox might forbid.
+bool zone::start() {
+    lock_guard g(lock_);
+    return grow(1, 0);
 }
 
 bool zone::hugetlb_left() const {
@@ -65,12 +73,13 @@ bool zone::watermark_ok(uint32_t count, watermark w, gfp_t gfp) const {
     return buddy_.free_pages() >= keep + count;
 }
 
-// --- growth -------------------------------------------------------------------------------------
+// Growth.
 
 // The tables that describe pages [0, end_page) become readable; page_class first for readers.
 bool zone::tables_reach(uint64_t end_page) {
     if (!g_space.memmap.reach(end_page * sizeof(page)) ||
-        !g_space.pageblocks.reach((end_page + kPageblockPages - 1) / kPageblockPages * sizeof(pageblock)) ||
+        !g_space.pageblocks.reach((end_page + kPageblockPages - 1) / kPageblockPages *
+                                  sizeof(pageblock)) ||
         !g_space.page_class.reach(end_page))
         return false;
     std::atomic_ref<size_t>(g_pagemap.frontier)
@@ -84,12 +93,14 @@ bool zone::extend(uint32_t pages) {
     size_t bytes = align_up(size_t{pages} << kPageShift, os_page);
     pages = static_cast<uint32_t>(bytes >> kPageShift);
     for (uint64_t skip = kPageblockPages; end_ + pages <= kZonePages; skip *= 2) {
-        if (!tables_reach(end_ + pages))
-            return false;
         uintptr_t at = address_of(end_);
         int r = tail_extensible_ ? sys::extend(at, bytes) : -EFAULT;
         if (r != 0)
             r = sys::map_at(at, bytes);
+        if (r == 0 && !tables_reach(end_ + pages)) { // tables last: a refused giant costs nothing
+            sys::unmap(at, bytes);
+            return false;
+        }
         if (r == 0) {
             if (!tail_extensible_) {
                 sys::hint_huge(at, bytes, options().thp == thp_policy::always);
@@ -100,6 +111,7 @@ bool zone::extend(uint32_t pages) {
             buddy_.release(static_cast<uint32_t>(end_), pages, false);
             end_ += pages;
             present_ += pages;
+            note_peak();
             return true;
         }
         if (r != -EEXIST)
@@ -141,7 +153,8 @@ bool zone::grow(uint32_t blocks, unsigned order) {
     if (got >= blocks)
         return true;
     uint32_t lead = static_cast<uint32_t>(align_up(end_, kPageblockPages) - end_);
-    uint32_t step = static_cast<uint32_t>(min_of(present_ / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
+    uint32_t step =
+        static_cast<uint32_t>(min_of(present_ / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
     uint32_t need = lead + blocks * kPageblockPages;
     if (step > blocks && extend(lead + step * kPageblockPages))
         return true;
@@ -159,36 +172,48 @@ bool zone::grow(uint32_t blocks, unsigned order) {
     return false;
 }
 
-// --- allocation ---------------------------------------------------------------------------------
+// Allocation.
 
-uint32_t zone::take(uint32_t count, unsigned order, page_state *state) {
-    uint32_t first = order <= kPageblockOrder
-                         ? buddy_.take(order, &state->zeroed, &state->backed)
-                         : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages,
-                                              &state->zeroed, &state->backed);
-    if (first == kNoPage)
-        return kNoPage;
-    uint32_t got = order <= kPageblockOrder ? 1u << order
-                                            : static_cast<uint32_t>(align_up(count, kPageblockPages));
-    // Where OS pages are larger than ours, a purge leaves old bytes at its edges.
-    bool clean = state->zeroed;
-    state->zeroed = clean && sys::page_size() == kPageSize;
-    if (clean && buddy_.block(first / kPageblockPages).purged_at != 0) {
-        uint32_t &purged_at = buddy_.block(first / kPageblockPages).purged_at;
+// Accounts for pages that just left the buddy: what they hold, and whether they were purged lately.
+void zone::note_taken(uint32_t first, uint32_t count, page_state *state) {
+    uint32_t &purged_at = buddy_.block(first / kPageblockPages).purged_at;
+    if (state->zeroed && purged_at != 0) {
         if (static_cast<uint32_t>(sys::now_ms()) - purged_at < kRefaultWindowMs)
             note_refault(uint64_t{count} << kPageShift);
         else
             purged_at = 0;
     }
-    if (got > count) // exact pages: the tail goes back as it came
-        buddy_.release(first + count, got - count, !clean);
+    // Where OS pages are larger than ours, a purge leaves old bytes at its edges.
+    state->zeroed = state->zeroed && sys::page_size() == kPageSize;
     allocated_ += count;
+}
+
+// Sizes that are no power of two go back to back into partly used pageblocks.
+uint32_t zone::take_exact(uint32_t count, page_state *state) {
+    uint32_t first = buddy_.take_exact(count, &state->zeroed, &state->backed);
+    if (first != kNoPage)
+        note_taken(first, count, state);
+    return first;
+}
+
+uint32_t zone::take(uint32_t count, unsigned order, page_state *state) {
+    bool single = order <= kPageblockOrder;
+    uint32_t first = single ? buddy_.take(order, &state->zeroed, &state->backed)
+                            : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages,
+                                                 &state->zeroed, &state->backed);
+    if (first == kNoPage)
+        return kNoPage;
+    uint32_t got = single ? 1u << order : static_cast<uint32_t>(align_up(count, kPageblockPages));
+    if (got > count) // exact pages: the tail goes back as it came
+        buddy_.release(first + count, got - count, !state->zeroed);
+    note_taken(first, count, state);
     return first;
 }
 
 bool zone::want_huge(unsigned order) const {
     thp_policy thp = options().thp;
-    return thp != thp_policy::never && order <= kPageblockOrder && buddy_.would_break_clean(order) &&
+    return thp != thp_policy::never && order <= kPageblockOrder &&
+           buddy_.would_break_clean(order) &&
            (present_ - buddy_.free_pages() >= kHugeFrom || thp == thp_policy::always);
 }
 
@@ -234,13 +259,17 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
 
     uint32_t first = kNoPage;
     for (int attempt = 0; first == kNoPage && attempt < 2; attempt++) {
-        if (may_block && want_huge(order))
+        bool enough = watermark_ok(count, watermark::min, gfp);
+        if (enough && align_order == 0 && !is_power_of_two(count) && order <= kPageblockOrder)
+            first = take_exact(count, state);
+        if (first == kNoPage && enough && may_block && want_huge(order))
             first = take_huge_block(count, order, state);
-        if (first == kNoPage && watermark_ok(count, watermark::min, gfp))
+        if (first == kNoPage && enough)
             first = take(count, order, state);
-        if (first != kNoPage || !may_block)
-            break;
-        uint32_t blocks = order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
+        if (first != kNoPage || !may_block || this != &zone_normal())
+            break; // only NORMAL grows: the others get their memory from a device
+        uint32_t blocks =
+            order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
         if (grow(blocks, order)) {
             attempt = -1; // another thread may take what just came: only failing to grow ends this
             continue;
@@ -272,28 +301,57 @@ bool zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
     return true;
 }
 
-// --- giving back --------------------------------------------------------------------------------
+// Giving back.
 
 void zone::note_vmalloc(int64_t live, int64_t dirty) {
     vmalloc_live_.fetch_add(live, std::memory_order_relaxed);
     vmalloc_dirty_.fetch_add(dirty, std::memory_order_relaxed);
+    if (live > 0)
+        note_peak();
 }
 
-void zone::note_refault(uint64_t bytes) { bonus_.fetch_add(bytes, std::memory_order_relaxed); }
-
-uint64_t zone::dirty_bound() {
-    uint64_t bonus = bonus_.load(std::memory_order_relaxed);
-    if (bonus != 0) { // it halves with every second
-        uint64_t second = sys::now_ms() / 1000;
-        uint64_t last = bonus_second_.exchange(second, std::memory_order_relaxed);
-        if (last != 0 && second > last) {
-            bonus >>= min_of(second - last, uint64_t{63});
-            bonus_.store(bonus, std::memory_order_relaxed);
-        }
+void zone::note_peak() {
+    uint64_t now = (present_ << kPageShift) +
+                   static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed) +
+                                         vmalloc_dirty_.load(std::memory_order_relaxed));
+    uint64_t peak = peak_bytes_.load(std::memory_order_relaxed);
+    while (now > peak && !peak_bytes_.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
     }
+}
+
+// The bonus halves with every second since it last changed.
+uint64_t zone::decayed_bonus() {
+    uint64_t bonus = bonus_.load(std::memory_order_relaxed);
+    if (bonus == 0)
+        return 0;
+    uint64_t second = sys::now_ms() / 1000;
+    uint64_t last = bonus_second_.load(std::memory_order_relaxed);
+    if (second <= last ||
+        !bonus_second_.compare_exchange_strong(last, second, std::memory_order_relaxed))
+        return bonus;
+    uint64_t kept = second - last < 64 ? bonus >> (second - last) : 0;
+    bonus_.fetch_sub(bonus - kept, std::memory_order_relaxed);
+    return kept;
+}
+
+void zone::note_refault(uint64_t bytes) {
+    if (decayed_bonus() == 0)
+        bonus_second_.store(sys::now_ms() / 1000, std::memory_order_relaxed);
+    bonus_.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+uint64_t zone::dirty_bound() { return base_bound() + min_of(decayed_bonus(), kDirtyCap); }
+
+uint64_t zone::base_bound() const {
     uint64_t live = ((present_ - buddy_.free_pages()) << kPageShift) +
                     static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
-    return max_of(options().dirty_bytes, min_of(live / 8, kDirtyCap)) + min_of(bonus, kDirtyCap);
+    return max_of(options().dirty_bytes, min_of(live / 8, kDirtyCap));
+}
+
+void zone::make_room() {
+    uint64_t base = base_bound();
+    if (buddy_.dirty_pages() << kPageShift > base)
+        purge(base / 2);
 }
 
 bool zone::over_dirty_bound() {
@@ -355,12 +413,20 @@ uint64_t zone::purge(uint64_t keep) {
     return done;
 }
 
-// --- the rest -----------------------------------------------------------------------------------
+// The rest.
 
 zone_stats zone::stats() {
     lock_guard g(lock_);
-    return {present_,   buddy_.free_pages(), buddy_.dirty_pages(), hugetlb_pages_, huge_blocks_,
-            allocated_, released_,           purged_,              bonus_.load()};
+    return {present_,
+            buddy_.free_pages(),
+            buddy_.dirty_pages(),
+            hugetlb_pages_,
+            huge_blocks_,
+            allocated_,
+            released_,
+            purged_,
+            peak_bytes_.load(),
+            bonus_.load()};
 }
 
 bool zone::consistent() {

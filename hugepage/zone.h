@@ -20,14 +20,15 @@ struct page_state {
 };
 
 struct zone_stats {
-    uint64_t present;     // pages the zone spans
-    uint64_t free;        // pages
-    uint64_t dirty;       // free pages that hold memory
-    uint64_t hugetlb;     // pages from the hugetlb pool
-    uint64_t huge_blocks; // pageblocks made of transparent huge pages
-    uint64_t allocated;   // pages handed out, ever
-    uint64_t released;    // pages taken back, ever
-    uint64_t purged;      // pages given back to the kernel, ever
+    uint64_t present;       // pages the zone spans
+    uint64_t free;          // pages
+    uint64_t dirty;         // free pages that hold memory
+    uint64_t hugetlb;       // pages from the hugetlb pool
+    uint64_t huge_blocks;   // pageblocks made of transparent huge pages
+    uint64_t allocated;     // pages handed out, ever
+    uint64_t released;      // pages taken back, ever
+    uint64_t purged;        // pages given back to the kernel, ever
+    uint64_t peak_bytes;    // the most that this zone and vmalloc ever had mapped
     uint64_t refault_bonus; // bytes by which quick refaults have raised the dirty bound
 };
 
@@ -38,16 +39,21 @@ class zone {
     uint32_t alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state);
 
     // Gives pages back, in one piece or in several. `dirty`: they may hold memory. Only with
-    // blocking flags may it purge; it returns false, and did nothing, when the lock was not to be had.
+    // blocking flags may it purge; it returns false, and did nothing, when the lock was not to be
+    // had.
     bool free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp);
 
-    // Gives free memory back to the kernel until at most `keep` bytes of it are held. Returns bytes.
+    // Gives free memory back to the kernel until at most `keep` bytes of it are held. Returns
+    // bytes.
     uint64_t purge(uint64_t keep);
 
     // Memory of the vmalloc range, which shares the dirty bound. Deltas in bytes.
     void note_vmalloc(int64_t live, int64_t dirty);
     // Memory unmapped by vmalloc came back within a second.
     void note_refault(uint64_t bytes);
+    // Called before memory is mapped elsewhere: free dirty memory beyond the bound without its
+    // bonus pays for it.
+    void make_room();
     // How much dirty memory may be kept now, and whether more is.
     uint64_t dirty_bound();
     bool over_dirty_bound();
@@ -71,6 +77,8 @@ class zone {
 
     mutex &lock() { return lock_; }
     void after_fork_in_child();
+    // First growth; once, from zones_init().
+    bool start();
 
   private:
     bool grow(uint32_t blocks, unsigned order);
@@ -78,14 +86,19 @@ class zone {
     bool extend_hugetlb();
     bool tables_reach(uint64_t end_page);
     uint32_t take(uint32_t count, unsigned order, page_state *state);
+    uint32_t take_exact(uint32_t count, page_state *state);
+    void note_taken(uint32_t first, uint32_t count, page_state *state);
     bool want_huge(unsigned order) const;
     uint32_t take_huge_block(uint32_t count, unsigned order, page_state *state);
     void balance();
+    uint64_t decayed_bonus();
+    void note_peak();
+    uint64_t base_bound() const;
 
     mutex lock_{lock_rank::zone};
     buddy buddy_;
-    uint64_t end_ = 0;     // first page index not in the zone yet
-    uint64_t present_ = 0; // pages
+    uint64_t end_ = 0;             // first page index not in the zone yet
+    uint64_t present_ = 0;         // pages
     bool tail_extensible_ = false; // the mapping that ends at end_ is ours and can grow
     uint64_t hugetlb_pages_ = 0;
     bool hugetlb_empty_ = false; // the kernel's pool has no more
@@ -96,6 +109,7 @@ class zone {
     uint64_t min_pages_ = 0;
     std::atomic<int64_t> vmalloc_live_{0};
     std::atomic<int64_t> vmalloc_dirty_{0};
+    std::atomic<uint64_t> peak_bytes_{0};
     std::atomic<uint64_t> bonus_{0};
     std::atomic<uint64_t> bonus_second_{0};
     std::atomic<bool> purging_{false};

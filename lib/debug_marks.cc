@@ -1,4 +1,5 @@
-// Debug builds: which objects the program holds, so that a second free is reported at once.
+#include "lib/debug_marks.h"
+
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"

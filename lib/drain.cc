@@ -22,7 +22,9 @@ struct taken {
 };
 taken taken_from[kLastClass + 1]; // under the lock
 
-uint64_t &word_at(char *slot, unsigned cls) { return *reinterpret_cast<uint64_t *>(slot + kWordsAt + cls * 8); }
+uint64_t &word_at(char *slot, unsigned cls) {
+    return *reinterpret_cast<uint64_t *>(slot + kWordsAt + cls * 8);
+}
 uint32_t &stack_at(char *slot, unsigned cls, unsigned kind) {
     return *reinterpret_cast<uint32_t *>(slot + kStacksAt + cls * 8 + kind * 4);
 }
@@ -41,7 +43,8 @@ bool mark_slot(char *slot) {
             t.word = std::atomic_ref<uint64_t>(word_at(slot, cls)).exchange(uint64_t{kDrain} << 32);
         for (unsigned kind = 0; kind < 2; kind++)
             if (stack_at(slot, cls, kind) != 0)
-                t.stacks[kind] = std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).exchange(kStackDrain);
+                t.stacks[kind] =
+                    std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).exchange(kStackDrain);
         any = any || t.word != 0 || t.stacks[0] != 0 || t.stacks[1] != 0;
     }
     return any;
@@ -58,7 +61,8 @@ void collect_slot(char *slot) {
             bool main_too = static_cast<uint32_t>(word.load()) == 0;
             uint32_t main = static_cast<uint32_t>(t.word);
             uint32_t spare = static_cast<uint32_t>(t.word >> 32);
-            std::atomic_ref<uint32_t>(*(reinterpret_cast<uint32_t *>(&word_at(slot, cls)) + 1)).store(0);
+            std::atomic_ref<uint32_t>(*(reinterpret_cast<uint32_t *>(&word_at(slot, cls)) + 1))
+                .store(0);
             if (main_too && main != 0)
                 cache_flush_sheaf(c, main);
             if (spare != 0)
@@ -66,8 +70,8 @@ void collect_slot(char *slot) {
         }
         for (unsigned kind = 0; kind < 2; kind++) {
             uint32_t mark = kStackDrain;
-            if (t.stacks[kind] == 0 ||
-                !std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).compare_exchange_strong(mark, 0))
+            if (t.stacks[kind] == 0 || !std::atomic_ref<uint32_t>(stack_at(slot, cls, kind))
+                                            .compare_exchange_strong(mark, 0))
                 continue;
             for (uint32_t id = t.stacks[kind] & kSheafIdMask; id != 0;) {
                 uint32_t below = sheaf_links()[id] & kSheafIdMask;
@@ -94,9 +98,11 @@ template <class F> void for_each_cached_of(const kmem_cache &c, F fn) {
         uint32_t spare = static_cast<uint32_t>(w >> 32);
         sheaf(static_cast<uint32_t>(w));
         sheaf(spare == kDrain ? 0 : spare);
-        uint32_t head = std::atomic_ref<uint32_t>(stack_at(s, c.cls, 0)).load(std::memory_order_acquire);
+        uint32_t head =
+            std::atomic_ref<uint32_t>(stack_at(s, c.cls, 0)).load(std::memory_order_acquire);
         uint32_t left = head >> 20;
-        for (uint32_t id = head & kSheafIdMask; id != 0 && left-- > 0; id = sheaf_links()[id] & kSheafIdMask)
+        for (uint32_t id = head & kSheafIdMask; id != 0 && left-- > 0;
+             id = sheaf_links()[id] & kSheafIdMask)
             sheaf(sheaf_full_top(id));
     };
     for (uint32_t cpu = 0; cpu < percpu::slots(); cpu++)
@@ -139,7 +145,9 @@ bool free_in_slab(const kmem_cache &c, const void *object) {
     slab_position at = slab_find(c.info, object);
     if (!at.exact)
         return false;
-    return (__atomic_load_n(&at.slab->free_map()[at.object / 64], __ATOMIC_RELAXED) >> (at.object % 64) & 1) != 0;
+    return (__atomic_load_n(&at.slab->free_map()[at.object / 64], __ATOMIC_RELAXED) >>
+                (at.object % 64) &
+            1) != 0;
 }
 
 // An object on its way from one sheaf to another may be seen twice: only what is still so after
@@ -158,7 +166,9 @@ bool still_free_twice(const kmem_cache &c, const void *object) {
 
 mutex &drain_lock() { return lock; }
 
-bool maybe_multithreaded() { return &__libc_single_threaded == nullptr || __libc_single_threaded == 0; }
+bool maybe_multithreaded() {
+    return &__libc_single_threaded == nullptr || __libc_single_threaded == 0;
+}
 
 void caches_drain() {
     lock_guard g(lock);
@@ -183,6 +193,7 @@ void caches_drain() {
         }
     }
     caches_release_empty();
+    runs_free_deferred();
 }
 
 uint64_t cache_cached(const kmem_cache &c) {
@@ -198,7 +209,8 @@ uint64_t caches_audit() {
         uint64_t expected = cache_cached(c);
         if (expected == 0)
             continue;
-        uint32_t pages = static_cast<uint32_t>((expected + 512) * sizeof(uintptr_t) / kPageSize + 1);
+        uint32_t pages =
+            static_cast<uint32_t>((expected + 512) * sizeof(uintptr_t) / kPageSize + 1);
         auto *all = static_cast<uintptr_t *>(run_alloc(pages | 128, 0, GFP_KERNEL, nullptr));
         if (all == nullptr)
             return found;
@@ -211,8 +223,21 @@ uint64_t caches_audit() {
         sort(all, n);
         for (size_t i = 0; i < n; i++) {
             void *object = reinterpret_cast<void *>(all[i]);
-            if (object == nullptr || (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
+            if (object == nullptr ||
+                (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
                 continue;
+            if (!c.info.is_run && class_of_pointer(object) == c.cls &&
+                !slab_find(c.info, object).exact) {
+                report_interior(object, c.info.size,
+                                slab_find(c.info, object).object * c.info.size);
+                found++;
+                continue;
+            }
+            if (c.info.is_run && all[i] % kPageSize != 0) {
+                report_interior(object, c.info.size, 0);
+                found++;
+                continue;
+            }
             bool suspect = (i > 0 && all[i - 1] == all[i]) || free_in_slab(c, object);
             if (suspect && still_free_twice(c, object)) {
                 report_double_free(object, c.info.size);

@@ -6,10 +6,10 @@
 
 namespace pagoda {
 
-// Takes the sheaves of every CPU and of the barn back, returns all objects to their slabs and the empty
-// slabs to the zone. Double frees still hidden in sheaves are reported. Where there is no rseq only
-// this thread's own sheaves are taken; where there are other threads and no membarrier, only those of the barn.
-// Blocking; one caller at a time.
+// Takes the sheaves of every CPU and of the barn back, returns all objects to their slabs and the
+// empty slabs to the zone. Double frees still hidden in sheaves are reported. Where there is no
+// rseq only this thread's own sheaves are taken; where there are other threads and no membarrier,
+// only those of the barn. Blocking; one caller at a time.
 void caches_drain();
 
 // Objects that wait in sheaves. Exact when nobody allocates meanwhile.

@@ -4,6 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/debug_marks.h"
 #include "lib/drain.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
@@ -21,9 +22,14 @@ std::atomic<bool> ready{false};
 bool (*foreign_free)(void *) = nullptr;
 
 // What the zone may ask for when it cannot grow. No lock is held.
-bool reclaim() { return vmalloc_purge(0) != 0 || caches_release_empty() != 0; }
+bool reclaim() {
+    runs_free_deferred();
+    return vmalloc_purge(0) != 0 || caches_release_empty() != 0;
+}
 
-constexpr uint32_t pages_for(size_t size) { return static_cast<uint32_t>((size + kPageSize - 1) >> kPageShift); }
+constexpr uint32_t pages_for(size_t size) {
+    return static_cast<uint32_t>((size + kPageSize - 1) >> kPageShift);
+}
 
 // Sizes of uncached runs in steps of 1/8 of a power of two, so that freed ones fit again.
 size_t run_size(size_t size) {
@@ -35,9 +41,14 @@ size_t run_size(size_t size) {
 void *alloc_large(size_t size, size_t align, gfp_t gfp, bool *zeroed) {
     if (size > kZoneSpan / 2)
         return nullptr;
-    if (align <= kPageSize && zone_normal().hugetlb_left())
-        if (void *p = run_alloc(pages_for(size), 0, gfp, zeroed))
+    if (align <= kPageSize && options().hugetlb_shift != 0) {
+        // What there is of a 1 GiB page first, then another page.
+        if (void *p = run_alloc(pages_for(size), 0, GFP_NOWAIT, zeroed))
             return p;
+        if (zone_normal().hugetlb_left())
+            if (void *p = run_alloc(pages_for(size), 0, gfp, zeroed))
+                return p;
+    }
     if (void *p = vmalloc_alloc(size, align, gfp, zeroed))
         return p;
     // No further mapping to be had (vm.max_map_count): the zone grows inside the one it has.
@@ -73,15 +84,16 @@ void free_elsewhere(void *p, gfp_t gfp) {
         return;
     size_t bytes = 0;
     void *start = nullptr;
-    switch (vmalloc_classify(p, &bytes, &start)) {
+    switch (vmalloc_classify(p, &bytes, &start, gfp)) {
     case vm_pointer::freed_area:
         report_double_free(p);
         return;
     case vm_pointer::interior:
-        report_interior(p, bytes, static_cast<size_t>(static_cast<char *>(p) - static_cast<char *>(start)));
+        report_interior(p, bytes,
+                        static_cast<size_t>(static_cast<char *>(p) - static_cast<char *>(start)));
         return;
-    case vm_pointer::area:
-        vmalloc_free(p, GFP_KERNEL);
+    case vm_pointer::area: // freed and allocated again since we looked: a race of the program's own
+        report_double_free(p);
         return;
     case vm_pointer::none:
         break;
@@ -114,7 +126,8 @@ bool heap_init() {
             ready.store(true, std::memory_order_release);
             // The hot path opens last; debug builds keep it closed to check every operation.
             if (!kDebug)
-                std::atomic_ref<size_t>(g_percpu.small_limit).store(kMaxSmall + 1, std::memory_order_release);
+                std::atomic_ref<size_t>(g_percpu.small_limit)
+                    .store(kMaxSmall + 1, std::memory_order_release);
         }
     }
     init_lock.unlock();
@@ -153,7 +166,8 @@ void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
     void *p = nullptr;
     size_t round = max_of(size, size_t{1});
     if (max_of(size, align) <= kVmallocFrom)
-        p = run_alloc(pages_for(max_of(round, kMaxSmall + 1)), order_of(align >> kPageShift), gfp, &zeroed);
+        p = run_alloc(pages_for(max_of(round, kMaxSmall + 1)), order_of(align >> kPageShift), gfp,
+                      &zeroed);
     else
         p = alloc_large(max_of(round, kVmallocFrom + 1), align, gfp, &zeroed);
     return finish(p, size, gfp, zeroed);
@@ -263,6 +277,7 @@ heap_stats heap_get_stats() {
     s.committed = (zone.present << kPageShift) + vm.bytes + vm.cached;
     s.free_pages = zone.free << kPageShift;
     s.dirty_bytes = (zone.dirty << kPageShift) + vm.cached;
+    s.peak_committed = zone.peak_bytes;
     s.purged_bytes = zone.purged << kPageShift;
     s.vmalloc_areas = vm.areas;
     s.vmalloc_bytes = vm.bytes;
@@ -288,8 +303,8 @@ void heap_after_fork(bool child) {
     if (!heap_ready())
         return;
     if (t_thread.depth == 1) {
-        mutex *const single[] = {&sheaf_lock(), &meta_lock(), &zone_normal().lock(), &vmalloc_lock(),
-                                 &thread_slot_lock(), &drain_lock()};
+        mutex *const single[] = {&sheaf_lock(),   &meta_lock(),        &zone_normal().lock(),
+                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock()};
         for (mutex *m : single) {
             if (child)
                 m->reset_in_child();

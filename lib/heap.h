@@ -1,6 +1,6 @@
-// The heap behind every face: malloc's symbols (preload/) and, by the same objects, the kernel's names.
-// Sizes up to 256 KiB come from classes, up to 1 MiB from page runs, above from vmalloc. No function
-// here sets errno.
+// The heap behind every face: malloc's symbols (preload/) and, by the same objects, the kernel's
+// names. Sizes up to 256 KiB come from classes, up to 1 MiB from page runs, above from vmalloc. No
+// function here sets errno.
 #pragma once
 
 #include "hugepage/base.h"
@@ -11,8 +11,8 @@ namespace pagoda {
 
 inline constexpr size_t kVmallocFrom = size_t{1} << 20; // larger ones are vmalloc areas
 
-// Sets everything up on first use; false while not even the metadata can be had. Any context that is
-// not a nested one.
+// Sets everything up on first use; false while not even the metadata can be had. Any context that
+// is not a nested one.
 bool heap_init();
 bool heap_ready();
 
@@ -21,8 +21,8 @@ bool heap_ready();
 void *heap_alloc(size_t size, gfp_t gfp);
 // At a multiple of `align`, a power of two.
 void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp);
-// Frees what any of these returned; NULL is ignored, anything else is reported. Never fails for want
-// of memory and keeps errno.
+// Frees what any of these returned; NULL is ignored, anything else is reported. Never fails for
+// want of memory and keeps errno.
 void heap_free(void *p, gfp_t gfp);
 // p resized, perhaps elsewhere, contents kept up to the smaller size; NULL and nothing changed when
 // memory is short or p is not ours. p must not be NULL.
@@ -41,14 +41,15 @@ void heap_set_foreign_free(bool (*hook)(void *p));
 
 struct heap_stats {
     uint64_t live_objects;
-    uint64_t live_bytes;   // by usable size
-    uint64_t served;       // objects, runs and areas that ever left for the program or its caches
+    uint64_t live_bytes; // by usable size
+    uint64_t served;     // objects, runs and areas that ever left for the program or its caches
     uint64_t cached_objects;
     uint64_t cached_bytes;
-    uint64_t committed;    // bytes mapped for memory
-    uint64_t free_pages;   // bytes free in the zone
-    uint64_t dirty_bytes;  // free memory held for reuse
-    uint64_t purged_bytes; // given back, ever
+    uint64_t committed;      // bytes mapped for memory
+    uint64_t peak_committed; // the most that ever was
+    uint64_t free_pages;     // bytes free in the zone
+    uint64_t dirty_bytes;    // free memory held for reuse
+    uint64_t purged_bytes;   // given back, ever
     uint64_t vmalloc_areas;
     uint64_t vmalloc_bytes;
 };

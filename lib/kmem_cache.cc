@@ -22,7 +22,8 @@ constexpr uint32_t kMaxLimit = 255;
 struct halves {
     uint32_t main;
     uint32_t spare;
-    explicit halves(uint64_t w) : main(static_cast<uint32_t>(w)), spare(static_cast<uint32_t>(w >> 32)) {}
+    explicit halves(uint64_t w)
+        : main(static_cast<uint32_t>(w)), spare(static_cast<uint32_t>(w >> 32)) {}
     static uint64_t word(uint32_t main, uint32_t spare) { return uint64_t{spare} << 32 | main; }
 };
 
@@ -31,7 +32,7 @@ bool is_empty(const kmem_cache &c, uint32_t top) {
 }
 bool is_full(uint32_t top) { return (top & (kSheafSize - 1)) == 0; } // 0 too: nothing fits there
 
-// --- objects to and from the slabs ------------------------------------------------------------------
+// Objects to and from the slabs.
 
 // Frees that found the lock taken: their bits move to the slabs' own maps.
 void merge_late(kmem_cache &c) {
@@ -46,7 +47,8 @@ void merge_late(kmem_cache &c) {
             uint64_t bits = s->late_map()[w].exchange(0, std::memory_order_acquire);
             uint64_t twice = bits & s->free_map()[w];
             if (twice != 0)
-                report_double_free(c.info, s, w * 64 + static_cast<uint32_t>(__builtin_ctzll(twice)));
+                report_double_free(c.info, s,
+                                   w * 64 + static_cast<uint32_t>(__builtin_ctzll(twice)));
             bits &= ~twice;
             s->free_map()[w] |= bits;
             uint32_t n = static_cast<uint32_t>(__builtin_popcountll(bits));
@@ -201,7 +203,8 @@ void free_late(kmem_cache &c, void *object) {
         slab *head = c.late.load(std::memory_order_relaxed);
         do
             at.slab->late_next = head;
-        while (!c.late.compare_exchange_weak(head, at.slab, std::memory_order_release, std::memory_order_relaxed));
+        while (!c.late.compare_exchange_weak(head, at.slab, std::memory_order_release,
+                                             std::memory_order_relaxed));
     }
     at.slab->late_pins.fetch_sub(1);
 }
@@ -225,14 +228,18 @@ void free_uncached(kmem_cache &c, void *const *objects, uint32_t count, gfp_t gf
     }
 }
 
-// --- sheaves --------------------------------------------------------------------------------------
+// Sheaves.
 
-template <class T> T &slot_field(char *slot, size_t offset) { return *reinterpret_cast<T *>(slot + offset); }
+template <class T> T &slot_field(char *slot, size_t offset) {
+    return *reinterpret_cast<T *>(slot + offset);
+}
 
 // How many sheaves a CPU's stack may hold. The bytes are hints: lost updates do no harm.
 uint32_t stack_limit(const kmem_cache &c) {
     char *slot = percpu::current_slot();
-    return slot == nullptr ? 1 : max_of<uint32_t>(slot_field<uint8_t>(slot, kLimitsAt + c.cls), c.info.is_run ? 0 : 1);
+    return slot == nullptr ? 1
+                           : max_of<uint32_t>(slot_field<uint8_t>(slot, kLimitsAt + c.cls),
+                                              c.info.is_run ? 0 : 1);
 }
 
 void note_overflow(const kmem_cache &c) {
@@ -329,7 +336,7 @@ void return_filled(kmem_cache &c, uint32_t top, gfp_t gfp) {
 
 } // namespace
 
-// --- the two slow paths -----------------------------------------------------------------------------
+// The two slow paths.
 
 void *cache_alloc(unsigned cls, gfp_t gfp) {
     kmem_cache &c = g_caches[cls];
@@ -390,6 +397,12 @@ void cache_free(unsigned cls, void *object, gfp_t gfp) {
             continue;
         }
         uint32_t id = get_empty(c, gfp);
+        if (id == 0 && h.main != 0 && percpu::replace(cls, seen, halves::word(0, h.spare))) {
+            // No sheaf to be had: the full one is ours now, and serves again once it is empty.
+            flush_sheaf(c, h.main, gfp);
+            put_empty(c, sheaf_id(h.main));
+            continue;
+        }
         if (id == 0)
             break;
         uint32_t top = sheaf_empty_top(id, c.info.capacity) + 8;
@@ -405,7 +418,7 @@ void cache_free(unsigned cls, void *object, gfp_t gfp) {
     free_uncached(c, &object, 1, gfp);
 }
 
-// --- set-up, fork ---------------------------------------------------------------------------------
+// Set-up, fork.
 
 void caches_init() {
     for (unsigned cls = 1; cls <= kLastClass; cls++) {

@@ -1,7 +1,7 @@
-// A cache of objects of one class: sheaves per CPU, the barn (sheaves in common), slabs or page runs
-// behind. This file is the slow path of malloc and free for everything up to 1 MiB; the hot path is
-// lib/percpu_x86.h. All of it may run in a signal handler that interrupted it: a nested entry is served
-// without waiting (see lib/thread.h).
+// A cache of objects of one class: sheaves per CPU, the barn (sheaves in common), slabs or page
+// runs behind. This file is the slow path of malloc and free for everything up to 1 MiB; the hot
+// path is lib/percpu_x86.h. All of it may run in a signal handler that interrupted it: a nested
+// entry is served without waiting (see lib/thread.h).
 #pragma once
 
 #include "hugepage/lock.h"
@@ -20,12 +20,12 @@ struct kmem_cache {
     uint8_t cls = 0;
     class_info info = {};
     slab_lists partial;
-    uint64_t slabs = 0;       // slabs, or runs that exist
-    uint64_t empty_slabs = 0; // among them with no object in use
-    uint64_t in_use = 0;      // objects out of the slabs: the program's and the sheaves'
-    uint64_t served = 0;      // objects that ever left the slabs
+    uint64_t slabs = 0;                // slabs, or runs that exist
+    uint64_t empty_slabs = 0;          // among them with no object in use
+    uint64_t in_use = 0;               // objects out of the slabs: the program's and the sheaves'
+    uint64_t served = 0;               // objects that ever left the slabs
     std::atomic<slab *> late{nullptr}; // slabs with frees that could not lock
-    sheaf_stack barn;         // full sheaves that no CPU keeps
+    sheaf_stack barn;                  // full sheaves that no CPU keeps
 };
 
 extern PAGODA_INTERNAL kmem_cache g_caches[kLastClass + 1];
@@ -47,10 +47,6 @@ void cache_flush_sheaf(kmem_cache &c, uint32_t top);
 
 // Gives empty slabs kept for reuse back to the zone. Returns how many.
 uint64_t caches_release_empty();
-
-// Debug builds: notes that the program holds / gave back the object. False: it did not hold it.
-bool debug_mark_held(const void *object);
-bool debug_mark_freed(const void *object);
 
 void caches_lock_for_fork();
 void caches_unlock_after_fork(bool child);

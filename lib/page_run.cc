@@ -15,13 +15,13 @@ std::atomic<uint32_t> deferred{0};
 
 void give_back(uint32_t first, uint32_t pages, gfp_t gfp);
 
-void free_deferred() {
+void free_all_deferred() {
     if (PAGODA_LIKELY(deferred.load(std::memory_order_relaxed) == 0))
         return;
     uint32_t at = deferred.exchange(0, std::memory_order_acquire);
     while (at != 0) {
         page &pg = page_at(at - 1);
-        uint32_t next = pg.flags;
+        uint32_t next = static_cast<uint32_t>(pg.reserved[0]);
         give_back(at - 1, pg.npages, GFP_KERNEL);
         at = next;
     }
@@ -34,13 +34,14 @@ void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
     page_at(first).npages = pages;
     uint32_t head = deferred.load(std::memory_order_relaxed);
     do
-        page_at(first).flags = head;
-    while (!deferred.compare_exchange_weak(head, first + 1, std::memory_order_release, std::memory_order_relaxed));
+        page_at(first).reserved[0] = head;
+    while (!deferred.compare_exchange_weak(head, first + 1, std::memory_order_release,
+                                           std::memory_order_relaxed));
 }
 
 uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool *zeroed) {
     if (gfpflags_allow_blocking(gfp))
-        free_deferred();
+        free_all_deferred();
     page_state state = {};
     uint32_t first = zone_for(gfp).alloc(pages, align_order, gfp, &state);
     if (first == kNoPage)
@@ -55,8 +56,10 @@ uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool
 }
 
 void count(kmem_cache &c, int64_t runs) {
-    std::atomic_ref<uint64_t>(c.slabs).fetch_add(static_cast<uint64_t>(runs), std::memory_order_relaxed);
-    std::atomic_ref<uint64_t>(c.in_use).fetch_add(static_cast<uint64_t>(runs), std::memory_order_relaxed);
+    std::atomic_ref<uint64_t>(c.slabs).fetch_add(static_cast<uint64_t>(runs),
+                                                 std::memory_order_relaxed);
+    std::atomic_ref<uint64_t>(c.in_use).fetch_add(static_cast<uint64_t>(runs),
+                                                  std::memory_order_relaxed);
     if (runs > 0)
         std::atomic_ref<uint64_t>(c.served).fetch_add(1, std::memory_order_relaxed);
 }
@@ -72,9 +75,12 @@ unsigned class_of_pages(uint32_t pages) {
 
 } // namespace
 
+void runs_free_deferred() { free_all_deferred(); }
+
 void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed) {
     unsigned cls = class_of_pages(pages);
-    uint32_t first = take(pages, align_order, static_cast<uint8_t>(cls != 0 ? cls : kClassBigRun), gfp, zeroed);
+    uint32_t first =
+        take(pages, align_order, static_cast<uint8_t>(cls != 0 ? cls : kClassBigRun), gfp, zeroed);
     if (first == kNoPage)
         return nullptr;
     if (cls != 0) {
@@ -95,7 +101,8 @@ void run_free_big(void *p, gfp_t gfp) {
         return;
     }
     uint8_t was = kClassBigRun; // two threads that free it at once: one of them loses here
-    if (!std::atomic_ref<uint8_t>(g_pagemap.page_class[first]).compare_exchange_strong(was, kClassRunTail)) {
+    if (!std::atomic_ref<uint8_t>(g_pagemap.page_class[first])
+             .compare_exchange_strong(was, kClassRunTail)) {
         report_double_free(p);
         return;
     }
@@ -139,7 +146,8 @@ void run_free_class(kmem_cache &c, void *run, gfp_t gfp) {
     }
     uint32_t first = static_cast<uint32_t>(page_index(run));
     uint8_t was = c.cls;
-    if (!std::atomic_ref<uint8_t>(g_pagemap.page_class[first]).compare_exchange_strong(was, kClassRunTail)) {
+    if (!std::atomic_ref<uint8_t>(g_pagemap.page_class[first])
+             .compare_exchange_strong(was, kClassRunTail)) {
         report_double_free(run, c.info.size);
         return;
     }

@@ -1,6 +1,6 @@
-// Page runs: exact page counts from the zone, for memory between the largest slab class (32 KiB) and
-// vmalloc (1 MiB), for large alignments, and for vmalloc's fallback. Runs of a class size are cached
-// per CPU like objects; these functions are what stands behind that cache.
+// Page runs: exact page counts from the zone, for memory between the largest slab class (32 KiB)
+// and vmalloc (1 MiB), for large alignments, and for vmalloc's fallback. Runs of a class size are
+// cached per CPU like objects; these functions are what stands behind that cache.
 #pragma once
 
 #include "lib/kmem_cache.h"
@@ -26,10 +26,13 @@ void *run_head(const void *p);
 void *run_alloc_class(kmem_cache &c, gfp_t gfp);
 void run_free_class(kmem_cache &c, void *run, gfp_t gfp);
 
+// Gives back the runs whose free could not wait for the zone. Blocking.
+void runs_free_deferred();
+
 struct run_stats {
-    uint64_t big_runs;   // live, without those of classes
+    uint64_t big_runs; // live, without those of classes
     uint64_t big_pages;
-    uint64_t served;     // ever, without those of classes
+    uint64_t served; // ever, without those of classes
 };
 run_stats runs_stats();
 

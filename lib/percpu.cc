@@ -56,7 +56,9 @@ char *thread_pointer() { return static_cast<char *>(__builtin_thread_pointer());
     return true;
 }
 
-template <class T> T &at(char *slot, size_t offset) { return *reinterpret_cast<T *>(slot + offset); }
+template <class T> T &at(char *slot, size_t offset) {
+    return *reinterpret_cast<T *>(slot + offset);
+}
 
 size_t stack_offset(unsigned cls, stack_kind kind) {
     return kStacksAt + cls * 8 + static_cast<size_t>(kind);
@@ -91,7 +93,8 @@ char *current_slot() {
         return thread_slot();
     int32_t id = *reinterpret_cast<volatile int32_t *>(thread_pointer() + g_percpu.id);
     return id < 0 ? nullptr
-                  : reinterpret_cast<char *>(g_percpu.base + (static_cast<uintptr_t>(id) << kSlotShift));
+                  : reinterpret_cast<char *>(g_percpu.base +
+                                             (static_cast<uintptr_t>(id) << kSlotShift));
 }
 
 void *pop(unsigned cls) {
@@ -127,7 +130,9 @@ bool push(unsigned cls, void *object) {
 
 uint64_t word(unsigned cls) {
     char *slot = current_slot();
-    return slot == nullptr ? 0 : __atomic_load_n(&at<uint64_t>(slot, kWordsAt + cls * 8), __ATOMIC_RELAXED);
+    return slot == nullptr
+               ? 0
+               : __atomic_load_n(&at<uint64_t>(slot, kWordsAt + cls * 8), __ATOMIC_RELAXED);
 }
 
 bool replace(unsigned cls, uint64_t expected, uint64_t desired) {

@@ -1,10 +1,11 @@
-// Per-CPU state, indexed by the kernel's rseq area: for every class one 64-bit word {main, spare} of
-// sheaf tops, and one of stacks {full, empty} of whole sheaves. Each operation commits with a single
-// store inside a restartable sequence; a thread that is preempted, migrated or signalled before it
-// starts over, so there are no locks and no atomic instructions.
+// Per-CPU state, indexed by the kernel's rseq area: for every class one 64-bit word {main, spare}
+// of sheaf tops, and one of stacks {full, empty} of whole sheaves. Each operation commits with a
+// single store inside a restartable sequence; a thread that is preempted, migrated or signalled
+// before it starts over, so there are no locks and no atomic instructions.
 //
-// Threads without rseq (tunable off, other libc) get a slot of the same layout each, used with plain
-// loads and stores: a slow path owns its thread's slot because a nested entry stays away from it.
+// Threads without rseq (tunable off, other libc) get a slot of the same layout each, used with
+// plain loads and stores: a slow path owns its thread's slot because a nested entry stays away from
+// it.
 #pragma once
 
 #include "hugepage/base.h"
@@ -19,31 +20,32 @@ inline constexpr size_t kSlotSize = size_t{1} << kSlotShift;
 // Offsets in a slot.
 inline constexpr size_t kWordsAt = 0;
 inline constexpr size_t kStacksAt = 2048;
-inline constexpr size_t kLimitsAt = 4096;    // uint8_t per class: sheaves a stack may hold
-inline constexpr size_t kOverflowAt = 4352;  // uint8_t per class: an overflow happened since
-inline constexpr size_t kBudgetAt = 4608;    // int64_t: bytes the limits above 1 stand for
+inline constexpr size_t kLimitsAt = 4096;   // uint8_t per class: sheaves a stack may hold
+inline constexpr size_t kOverflowAt = 4352; // uint8_t per class: an overflow happened since
+inline constexpr size_t kBudgetAt = 4608;   // int64_t: bytes the limits above 1 stand for
 // An id no CPU has; its slot, just below CPU 0's, is all zeros for ever.
 inline constexpr int32_t kNoCpu = -1;
 
 // What malloc and free read. Zero until initialisation; `small_limit` is published last.
 struct alignas(64) percpu_state {
-    size_t small_limit = 0;             // sizes below it have a small class; stored atomically
-    intptr_t rseq_cs = 0;               // offsets from the thread pointer: where to announce a section,
-    intptr_t id = 0;                    // and where the CPU's id is (or kNoCpu: always the slow path)
-    uintptr_t base = 0;                 // slot of CPU 0
-    uintptr_t sheaf_base = 0;           // a half of a word is an offset from here
+    size_t small_limit = 0;   // sizes below it have a small class; stored atomically
+    intptr_t rseq_cs = 0;     // offsets from the thread pointer: where to announce a section,
+    intptr_t id = 0;          // and where the CPU's id is (or kNoCpu: always the slow path)
+    uintptr_t base = 0;       // slot of CPU 0
+    uintptr_t sheaf_base = 0; // a half of a word is an offset from here
 };
 extern PAGODA_INTERNAL percpu_state g_percpu;
 
 // This thread. 40 bytes of initial-exec TLS.
 struct thread_state {
-    uint64_t no_rseq_cs;  // stands in for struct rseq where there is none
-    int32_t no_id;        // kNoCpu
-    uint8_t depth;        // > 0: inside a slow path; a nested entry is a signal handler
-    uint8_t slot_state;   // see thread_slot.cc
-    uint64_t slot;        // address of this thread's slot, 0 = none
+    uint64_t no_rseq_cs; // stands in for struct rseq where there is none
+    int32_t no_id;       // kNoCpu
+    uint8_t depth;       // > 0: inside a slow path; a nested entry is a signal handler
+    uint8_t slot_state;  // see thread_slot.cc
+    uint64_t slot;       // address of this thread's slot, 0 = none
 };
-extern PAGODA_INTERNAL constinit thread_local thread_state t_thread __attribute__((tls_model("initial-exec")));
+extern PAGODA_INTERNAL constinit thread_local thread_state t_thread
+    __attribute__((tls_model("initial-exec")));
 
 namespace percpu {
 
@@ -59,8 +61,8 @@ void init(uint32_t slots);
 bool has_rseq();
 uint32_t slots();
 
-// The slot operations work on: this CPU's, this thread's, or NULL where there is neither (no rseq and
-// nested in a handler, or thread exit). Only a hint under rseq.
+// The slot operations work on: this CPU's, this thread's, or NULL where there is neither (no rseq
+// and nested in a handler, or thread exit). Only a hint under rseq.
 char *current_slot();
 
 // The newest object of the class's main sheaf, or NULL (empty, or restarted).

@@ -1,5 +1,5 @@
-// The restartable sequences for x86-64. Rules of the kernel (Documentation/userspace-api/rseq): only
-// rseq_cs is written, the id is read inside the section, and one store commits.
+// The restartable sequences for x86-64. Rules of the kernel (Documentation/userspace-api/rseq):
+// only rseq_cs is written, the id is read inside the section, and one store commits.
 #pragma once
 
 #if defined(__x86_64__)
@@ -32,30 +32,32 @@ namespace pagoda {
     "shl $13, %[slot]\n"                                                                           \
     "add %[base], %[slot]\n"
 
-#define PAGODA_RSEQ_INPUTS [cs] "m"(g_percpu.rseq_cs), [id] "m"(g_percpu.id), [base] "m"(g_percpu.base)
+#define PAGODA_RSEQ_INPUTS                                                                         \
+    [cs] "m"(g_percpu.rseq_cs), [id] "m"(g_percpu.id), [base] "m"(g_percpu.base)
 
 static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_ENTER");
 
 // NULL: take the slow path. Prefetches the object that the next call will return.
 [[gnu::always_inline]] static inline void *rseq_pop(size_t cls) {
-    register void *object asm("rax"); // where malloc returns it
+    register void *object asm("rax");      // where malloc returns it
+    register size_t word asm("rsi") = cls; // anywhere else
     uint64_t t;
     uint64_t slot;
     uint64_t sheaves;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
-             "mov (%[slot],%[cls],8), %k[t]\n"
-             "mov %[sheaf_base], %[sheaves]\n"
-             "mov (%[sheaves],%[t]), %[object]\n"
-             "test %[object], %[object]\n"
-             "jz %l[slow]\n"
-             "sub $8, %k[t]\n"
-             "mov %k[t], (%[slot],%[cls],8)\n"
-             "2: mov (%[sheaves],%[t]), %[t]\n"
-             "prefetchw (%[t])\n"
-             : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
-             : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [cls] "r"(cls)
-             : "memory", "cc"
-             : slow);
+    asm volatile goto(
+        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[cls],8), %k[t]\n"
+                                                 "mov %[sheaf_base], %[sheaves]\n"
+                                                 "mov (%[sheaves],%[t]), %[object]\n"
+                                                 "test %[object], %[object]\n"
+                                                 "jz %l[slow]\n"
+                                                 "sub $8, %k[t]\n"
+                                                 "mov %k[t], (%[slot],%[cls],8)\n"
+                                                 "2: mov (%[sheaves],%[t]), %[t]\n"
+                                                 "prefetchw (%[t])\n"
+        : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
+        : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [cls] "r"(word)
+        : "memory", "cc"
+        : slow);
     if (object == nullptr)
         __builtin_unreachable(); // tested in there
     return object;
@@ -68,21 +70,21 @@ slow:
     uint64_t t;
     uint64_t slot;
     uint64_t sheaves;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
-             "mov (%[slot],%[cls],8), %k[t]\n"
-             "test $4095, %k[t]\n"
-             "jz %l[slow]\n"
-             "mov %[sheaf_base], %[sheaves]\n"
-             "cmp %[object], (%[sheaves],%[t])\n"
-             "je %l[slow]\n"
-             "mov %[object], 8(%[sheaves],%[t])\n"
-             "add $8, %k[t]\n"
-             "mov %k[t], (%[slot],%[cls],8)\n"
-             "2:\n"
-             : [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
-             : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [object] "r"(object), [cls] "r"(cls)
-             : "memory", "cc"
-             : slow);
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[cls],8), %k[t]\n"
+                                                               "test $4095, %k[t]\n"
+                                                               "jz %l[slow]\n"
+                                                               "mov %[sheaf_base], %[sheaves]\n"
+                                                               "cmp %[object], (%[sheaves],%[t])\n"
+                                                               "je %l[slow]\n"
+                                                               "mov %[object], 8(%[sheaves],%[t])\n"
+                                                               "add $8, %k[t]\n"
+                                                               "mov %k[t], (%[slot],%[cls],8)\n"
+                                                               "2:\n"
+                      : [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
+                      : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base),
+                        [object] "r"(object), [cls] "r"(cls)
+                      : "memory", "cc"
+                      : slow);
     return true;
 slow:
     return false;
@@ -92,15 +94,15 @@ slow:
 static inline bool rseq_replace(size_t offset, uint64_t expected, uint64_t desired) {
     uint64_t t;
     uint64_t slot;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
-             "cmp %[expected], (%[slot],%[offset])\n"
-             "jne %l[slow]\n"
-             "mov %[desired], (%[slot],%[offset])\n"
-             "2:\n"
-             : [t] "=&r"(t), [slot] "=&r"(slot)
-             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [expected] "r"(expected), [desired] "r"(desired)
-             : "memory", "cc"
-             : slow);
+    asm volatile goto(
+        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "cmp %[expected], (%[slot],%[offset])\n"
+                                                 "jne %l[slow]\n"
+                                                 "mov %[desired], (%[slot],%[offset])\n"
+                                                 "2:\n"
+        : [t] "=&r"(t), [slot] "=&r"(slot)
+        : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [expected] "r"(expected), [desired] "r"(desired)
+        : "memory", "cc"
+        : slow);
     return true;
 slow:
     return false;
@@ -112,17 +114,16 @@ static inline uint32_t rseq_stack_pop(size_t offset, const uint32_t *links) {
     uint64_t t;
     uint64_t slot;
     uint64_t head;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
-             "mov (%[slot],%[offset]), %k[head]\n"
-             "and $0xfffff, %k[head]\n"
-             "jz %l[slow]\n"
-             "mov (%[links],%[head],4), %k[t]\n"
-             "mov %k[t], (%[slot],%[offset])\n"
-             "2:\n"
-             : [t] "=&r"(t), [slot] "=&r"(slot), [head] "=&r"(head)
-             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links)
-             : "memory", "cc"
-             : slow);
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[offset]), %k[head]\n"
+                                                               "and $0xfffff, %k[head]\n"
+                                                               "jz %l[slow]\n"
+                                                               "mov (%[links],%[head],4), %k[t]\n"
+                                                               "mov %k[t], (%[slot],%[offset])\n"
+                                                               "2:\n"
+                      : [t] "=&r"(t), [slot] "=&r"(slot), [head] "=&r"(head)
+                      : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links)
+                      : "memory", "cc"
+                      : slow);
     return static_cast<uint32_t>(head);
 slow:
     return 0;
@@ -133,21 +134,21 @@ slow:
 static inline bool rseq_stack_push(size_t offset, uint32_t *links, uint64_t sheaf, uint64_t limit) {
     uint64_t t;
     uint64_t slot;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER
-             "mov (%[slot],%[offset]), %k[t]\n"
-             "mov %k[t], (%[links],%[sheaf],4)\n"
-             "shr $20, %k[t]\n"
-             "cmp %k[limit], %k[t]\n"
-             "jae %l[slow]\n"
-             "inc %k[t]\n"
-             "shl $20, %k[t]\n"
-             "or %k[sheaf], %k[t]\n"
-             "mov %k[t], (%[slot],%[offset])\n"
-             "2:\n"
-             : [t] "=&r"(t), [slot] "=&r"(slot)
-             : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links), [sheaf] "r"(sheaf), [limit] "r"(limit)
-             : "memory", "cc"
-             : slow);
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[offset]), %k[t]\n"
+                                                               "mov %k[t], (%[links],%[sheaf],4)\n"
+                                                               "shr $20, %k[t]\n"
+                                                               "cmp %k[limit], %k[t]\n"
+                                                               "jae %l[slow]\n"
+                                                               "inc %k[t]\n"
+                                                               "shl $20, %k[t]\n"
+                                                               "or %k[sheaf], %k[t]\n"
+                                                               "mov %k[t], (%[slot],%[offset])\n"
+                                                               "2:\n"
+                      : [t] "=&r"(t), [slot] "=&r"(slot)
+                      : PAGODA_RSEQ_INPUTS, [offset] "r"(offset), [links] "r"(links),
+                        [sheaf] "r"(sheaf), [limit] "r"(limit)
+                      : "memory", "cc"
+                      : slow);
     return true;
 slow:
     return false;

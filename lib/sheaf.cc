@@ -25,7 +25,8 @@ void sheaf_stack::push(uint32_t id) {
         std::atomic_ref<uint32_t>(sheaf_links()[id])
             .store(static_cast<uint32_t>(head) & kSheafIdMask, std::memory_order_relaxed);
         next = ((head >> 40) + 1) << 40 | ((head >> 20 & kSheafIdMask) + 1) << 20 | id;
-    } while (!head_.compare_exchange_weak(head, next, std::memory_order_release, std::memory_order_relaxed));
+    } while (!head_.compare_exchange_weak(head, next, std::memory_order_release,
+                                          std::memory_order_relaxed));
 }
 
 uint32_t sheaf_stack::pop() {
@@ -35,10 +36,12 @@ uint32_t sheaf_stack::pop() {
         if (id == 0)
             return 0;
         // A stale link is harmless: the tag has moved on and the exchange fails.
-        uint32_t below = std::atomic_ref<uint32_t>(sheaf_links()[id]).load(std::memory_order_relaxed);
-        uint64_t next =
-            ((head >> 40) + 1) << 40 | ((head >> 20 & kSheafIdMask) - 1) << 20 | (below & kSheafIdMask);
-        if (head_.compare_exchange_weak(head, next, std::memory_order_acquire, std::memory_order_acquire))
+        uint32_t below =
+            std::atomic_ref<uint32_t>(sheaf_links()[id]).load(std::memory_order_relaxed);
+        uint64_t next = ((head >> 40) + 1) << 40 | ((head >> 20 & kSheafIdMask) - 1) << 20 |
+                        (below & kSheafIdMask);
+        if (head_.compare_exchange_weak(head, next, std::memory_order_acquire,
+                                        std::memory_order_acquire))
             return id;
     }
 }
@@ -63,7 +66,8 @@ uint32_t sheaf_alloc(uint32_t capacity, bool may_block) {
         size_t links = (size_t{next} + 1) * sizeof(uint32_t);
         bool have = bytes <= g_space.sheaves.bytes() && links <= g_space.sheaf_links.bytes();
         if (!have && may_block)
-            have = next <= kSheafIdMask && g_space.sheaves.reach(bytes) && g_space.sheaf_links.reach(links);
+            have = next <= kSheafIdMask && g_space.sheaves.reach(bytes) &&
+                   g_space.sheaf_links.reach(links);
         if (have) {
             created.store(next, std::memory_order_relaxed);
             id = next;

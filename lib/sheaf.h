@@ -1,7 +1,7 @@
-// A sheaf is an array of object pointers in the sheaf region, used as a stack. Sheaf `id` fills 4 KiB;
-// its full top is at offset id * 4096 from sheaf_base, so a top whose low 12 bits are zero is a full
-// sheaf, and offset 0 (a page of zeros) is a sheaf that is both empty and full. The slot below the
-// first object holds NULL.
+// A sheaf is an array of object pointers in the sheaf region, used as a stack. Sheaf `id` fills 4
+// KiB; its full top is at offset id * 4096 from sheaf_base, so a top whose low 12 bits are zero is
+// a full sheaf, and offset 0 (a page of zeros) is a sheaf that is both empty and full. The slot
+// below the first object holds NULL.
 #pragma once
 
 #include "hugepage/base.h"
@@ -17,10 +17,14 @@ inline constexpr uint32_t kSheafIdMask = 0xfffff;
 uintptr_t sheaf_base();
 uint32_t *sheaf_links(); // one per id, for whoever owns the sheaf
 
-inline void **sheaf_slot(uint32_t top) { return reinterpret_cast<void **>(g_percpu.sheaf_base + top); }
+inline void **sheaf_slot(uint32_t top) {
+    return reinterpret_cast<void **>(g_percpu.sheaf_base + top);
+}
 inline uint32_t sheaf_id(uint32_t top) { return (top + kSheafSize - 1) / kSheafSize; }
 inline uint32_t sheaf_full_top(uint32_t id) { return id * kSheafSize; }
-inline uint32_t sheaf_empty_top(uint32_t id, uint32_t capacity) { return id * kSheafSize - 8 * capacity; }
+inline uint32_t sheaf_empty_top(uint32_t id, uint32_t capacity) {
+    return id * kSheafSize - 8 * capacity;
+}
 inline uint32_t sheaf_count(uint32_t top, uint32_t capacity) {
     return top == 0 ? 0 : (top - sheaf_empty_top(sheaf_id(top), capacity)) / 8;
 }
@@ -33,8 +37,12 @@ class sheaf_stack {
     uint32_t pop(); // 0: empty
     // Everything at once: the first id; the rest by sheaf_links().
     uint32_t take_all();
-    uint32_t count() const { return static_cast<uint32_t>(head_.load(std::memory_order_relaxed) >> 20) & kSheafIdMask; }
-    uint32_t peek() const { return static_cast<uint32_t>(head_.load(std::memory_order_acquire)) & kSheafIdMask; }
+    uint32_t count() const {
+        return static_cast<uint32_t>(head_.load(std::memory_order_relaxed) >> 20) & kSheafIdMask;
+    }
+    uint32_t peek() const {
+        return static_cast<uint32_t>(head_.load(std::memory_order_acquire)) & kSheafIdMask;
+    }
 
   private:
     std::atomic<uint64_t> head_{0};

@@ -17,7 +17,8 @@ struct class_info {
     uint16_t pages;      // of a slab, or of the run
     uint16_t objects;    // per slab; a run is one
     uint16_t capacity;   // objects in a sheaf
-    uint8_t order;       // alignment of the slab: its head is index & ~((1 << order) - 1)
+    uint8_t order; // slabs of a power of two pages are aligned: head = index & ~((1 << order) - 1)
+    bool aligned;  // they are; other slabs' pages point to the record one by one
     bool is_run;
 };
 
@@ -49,14 +50,14 @@ constexpr unsigned class_for_size(size_t size) {
 // Sheaves are full pages of pointers for tiny objects, and bounded by bytes for large ones: what
 // sits in them is memory nobody else can use.
 constexpr uint16_t class_capacity(size_t size) {
-    return size <= 64      ? 511
-           : size <= 1024  ? 127
-           : size <= 2048  ? 32
-           : size <= 4096  ? 16
-           : size <= 8192  ? 8
-           : size <= 65536 ? 4
+    return size <= 64       ? 511
+           : size <= 1024   ? 127
+           : size <= 2048   ? 32
+           : size <= 4096   ? 16
+           : size <= 8192   ? 8
+           : size <= 65536  ? 4
            : size <= 131072 ? 2
-                           : 1;
+                            : 1;
 }
 
 constexpr class_info make_class(unsigned cls) {
@@ -85,7 +86,8 @@ constexpr class_info make_class(unsigned cls) {
         c.pages = static_cast<uint16_t>(best);
         c.objects = static_cast<uint16_t>(best * kPageSize / size);
     }
-    c.order = static_cast<uint8_t>(order_of(c.pages));
+    c.aligned = is_power_of_two(c.pages);
+    c.order = static_cast<uint8_t>(c.aligned ? order_of(c.pages) : 0);
     return c;
 }
 
@@ -130,7 +132,8 @@ constexpr bool waste_is_bounded() {
     }
     return class_size(kSmallClasses) == kMaxSmall && class_size(kLastClass) == kMaxClass;
 }
-static_assert(waste_is_bounded(), "12.5 % inside an object above 128 bytes, 6.25 % behind the last");
+static_assert(waste_is_bounded(),
+              "12.5 % inside an object above 128 bytes, 6.25 % behind the last");
 } // namespace size_class_proof
 
 } // namespace pagoda

@@ -26,15 +26,17 @@ slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate
         return nullptr;
     }
     if (populate && !state.backed)
-        sys::populate(reinterpret_cast<uintptr_t>(page_address(first)), size_t{info.pages} << kPageShift);
+        sys::populate(reinterpret_cast<uintptr_t>(page_address(first)),
+                      size_t{info.pages} << kPageShift);
     s->first = first;
     s->objects = info.objects;
     s->cls = static_cast<uint8_t>(cls);
     s->words = static_cast<uint8_t>((info.objects + 63u) / 64u);
     for (uint32_t i = 0; i < info.objects; i++)
         s->free_map()[i / 64] |= uint64_t{1} << (i % 64);
-    page_at(first).slab = s;
     page_at(first).npages = info.pages;
+    for (uint32_t i = 0; i < (info.aligned ? 1u : info.pages); i++)
+        page_at(first + i).slab = s;
     // Published with the first object: whoever frees one got it from here.
     __builtin_memset(g_pagemap.page_class + first, static_cast<int>(cls), info.pages);
     return s;
@@ -42,7 +44,8 @@ slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate
 
 void slab_destroy(slab *s, const class_info &info) {
     PAGODA_INVARIANT(s->in_use == 0);
-    page_at(s->first).slab = nullptr;
+    for (uint32_t i = 0; i < (info.aligned ? 1u : info.pages); i++)
+        page_at(s->first + i).slab = nullptr;
     zone_normal().free(s->first, info.pages, true, GFP_KERNEL);
     meta_free(s, record_size(info));
 }

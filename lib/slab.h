@@ -19,15 +19,15 @@ inline constexpr unsigned kOccupancies = 8; // partial lists, by eighths in use
 struct slab {
     slab *next;
     slab *prev;
-    slab *late_next;  // on the cache's list of slabs with late frees
-    uint32_t first;   // page index
-    uint16_t in_use;  // objects not free in the bitmap
+    slab *late_next; // on the cache's list of slabs with late frees
+    uint32_t first;  // page index
+    uint16_t in_use; // objects not free in the bitmap
     uint16_t objects;
     uint8_t cls;
-    uint8_t list;     // partial list + 1; 0: full, on none
+    uint8_t list;                    // partial list + 1; 0: full, on none
     std::atomic<uint8_t> has_late;   // it is on that list
     std::atomic<uint16_t> late_pins; // late frees under way: the record must stay
-    uint8_t words;    // per bitmap
+    uint8_t words;                   // per bitmap
     uint64_t *free_map() { return reinterpret_cast<uint64_t *>(this + 1); }
     std::atomic<uint64_t> *late_map() {
         return reinterpret_cast<std::atomic<uint64_t> *>(free_map() + words);
@@ -37,9 +37,9 @@ struct slab {
 
 // Where a pointer lies in its slab.
 struct slab_position {
-    struct slab *slab;   // NULL: the page belongs to no slab
-    uint32_t object;     // number
-    bool exact;          // the pointer is an object's first byte
+    struct slab *slab; // NULL: the page belongs to no slab
+    uint32_t object;   // number
+    bool exact;        // the pointer is an object's first byte
 };
 
 // Position of a pointer whose page_class is `info`'s class. No lock needed for a pointer to a live
@@ -47,8 +47,10 @@ struct slab_position {
 inline slab_position slab_find(const class_info &info, const void *p) {
     uint32_t head = static_cast<uint32_t>(page_index(p)) & ~((1u << info.order) - 1);
     struct slab *s = page_at(head).slab;
+    if (s == nullptr)
+        return {nullptr, 0, false};
     uint32_t offset = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) -
-                                            reinterpret_cast<uintptr_t>(page_address(head)));
+                                            reinterpret_cast<uintptr_t>(page_address(s->first)));
     uint32_t object = static_cast<uint32_t>(uint64_t{offset} * info.reciprocal >> 32);
     return {s, object, object * info.size == offset && object < info.objects};
 }

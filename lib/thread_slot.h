@@ -1,13 +1,13 @@
-// A private slot for each thread where the kernel or libc offers no rseq: the same words as a CPU's,
-// reached only from slow paths, drained by its owner when the thread ends.
+// A private slot for each thread where the kernel or libc offers no rseq: the same words as a
+// CPU's, reached only from slow paths, drained by its owner when the thread ends.
 #pragma once
 
 #include "hugepage/lock.h"
 
 namespace pagoda {
 
-// This thread's slot; NULL when nested in a signal handler, when the thread is past its end, or when
-// none could be had (the slabs serve then).
+// This thread's slot; NULL when nested in a signal handler, when the thread is past its end, or
+// when none could be had (the slabs serve then).
 char *thread_slot();
 
 // Entry of a slow path where there is no rseq: gets the thread a slot if it has none yet.

@@ -20,6 +20,12 @@ void vm_range::set_index(vm_area *a) {
     index()[a->first + a->granules - 1] = a;
 }
 
+// Entries of a span that changes its bounds must not stay behind: they would pass for a span.
+void vm_range::clear_index(const vm_area *a) {
+    index()[a->first] = nullptr;
+    index()[a->first + a->granules - 1] = nullptr;
+}
+
 void vm_range::put_bin(vm_area *a) {
     a->state = vm_state::free;
     vm_area *&head = bins_[log2_floor(a->granules)];
@@ -104,6 +110,8 @@ void vm_range::release(vm_area *a) {
         vm_area *below = index()[a->first - 1];
         if (below->state == vm_state::free && !below->lost) {
             take_bin(below);
+            clear_index(below);
+            clear_index(a);
             below->granules += a->granules;
             meta_free(a, sizeof *a);
             a = below;
@@ -114,6 +122,8 @@ void vm_range::release(vm_area *a) {
         vm_area *above = index()[end];
         if (above->state == vm_state::free && !above->lost) {
             take_bin(above);
+            clear_index(above);
+            clear_index(a);
             a->granules += above->granules;
             meta_free(above, sizeof *above);
         }
@@ -126,9 +136,11 @@ bool vm_range::widen(vm_area *a, uint32_t granules) {
     uint32_t more = granules - a->granules;
     uint32_t end = a->first + a->granules;
     if (end == frontier_) {
-        if (uint64_t{end} + more > kGranules || !g_space.vm_index.reach((uint64_t{end} + more) * sizeof(vm_area *)))
+        if (uint64_t{end} + more > kGranules ||
+            !g_space.vm_index.reach((uint64_t{end} + more) * sizeof(vm_area *)))
             return false;
         frontier_ += more;
+        clear_index(a);
         a->granules = granules;
         set_index(a);
         return true;
@@ -137,6 +149,8 @@ bool vm_range::widen(vm_area *a, uint32_t granules) {
     if (above->state != vm_state::free || above->lost || above->granules < more)
         return false;
     take_bin(above);
+    clear_index(above);
+    clear_index(a);
     if (above->granules > more) {
         above->first += more;
         above->granules -= more;

@@ -1,5 +1,5 @@
-// The vmalloc range's addresses, in granules of 2 MiB: which are taken, which are free, and what area
-// an address belongs to. No mapping happens here; the caller holds the vmalloc lock.
+// The vmalloc range's addresses, in granules of 2 MiB: which are taken, which are free, and what
+// area an address belongs to. No mapping happens here; the caller holds the vmalloc lock.
 #pragma once
 
 #include "hugepage/address_space.h"
@@ -7,24 +7,25 @@
 
 namespace pagoda {
 
-enum class vm_state : uint8_t { free, busy, cached };
+// `deferred`: freed where the lock was not to be had; the next holder caches it.
+enum class vm_state : uint8_t { free, busy, cached, deferred };
 
 // A span of granules. Its first and last granule point to it in the index, so neighbours are found.
 struct vm_area {
     vm_area *next; // in a bin of free spans, or the list of cached areas
     vm_area *prev;
-    uint32_t first;    // granule
+    uint32_t first; // granule
     uint32_t granules;
-    size_t bytes;      // mapped, from the start
+    size_t bytes; // mapped, from the start
     vm_state state;
-    bool lost;         // somebody else maps something there: never used again
+    bool lost;          // somebody else maps something there: never used again
     uint64_t cached_at; // ms
 };
 
 class vm_range {
   public:
-    // A busy span of `granules` whose first is a multiple of `align_granules`; NULL when addresses or
-    // records are short.
+    // A busy span of `granules` whose first is a multiple of `align_granules`; NULL when addresses
+    // or records are short.
     vm_area *take(uint32_t granules, uint32_t align_granules);
     // Back, merged with free neighbours.
     void release(vm_area *area);
@@ -43,6 +44,7 @@ class vm_range {
   private:
     vm_area **index() const { return g_space.vm_index.as<vm_area *>(); }
     void set_index(vm_area *a);
+    void clear_index(const vm_area *a);
     void put_bin(vm_area *a);
     void take_bin(vm_area *a);
     vm_area *split(vm_area *a, uint32_t granules);

@@ -11,9 +11,9 @@
 namespace pagoda {
 namespace {
 
-constexpr uint64_t kHugeHeap = 16 << 20;     // from this heap size on areas ask for huge pages,
+constexpr uint64_t kHugeHeap = 16 << 20;         // from this heap size on areas ask for huge pages,
 constexpr size_t kHugeArea = 2 * kPageblockSize; // if they are this large
-constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
+constexpr int kMaxScan = 64;                     // cached areas looked at for a fit
 constexpr uint64_t kRefaultWindowMs = 1000;
 
 mutex lock{lock_rank::vmalloc};
@@ -23,12 +23,14 @@ vm_area *cached_oldest = nullptr;
 vmalloc_stats stats_now = {};
 uint64_t unmapped_bytes = 0; // lately, and when
 uint64_t unmapped_at = 0;
+std::atomic<vm_area *> deferred{nullptr}; // freed without the lock, linked by `next`
 
 size_t page_round(size_t bytes) { return align_up(bytes, sys::page_size()); }
 
 // At least one page of the last granule stays unmapped: the guard.
 uint32_t granules_for(size_t bytes) {
-    return static_cast<uint32_t>((bytes + sys::page_size() + kPageblockSize - 1) >> kPageblockShift);
+    return static_cast<uint32_t>((bytes + sys::page_size() + kPageblockSize - 1) >>
+                                 kPageblockShift);
 }
 
 void uncache(vm_area *a) {
@@ -58,6 +60,38 @@ void cache(vm_area *a) {
     zone_normal().note_vmalloc(0, static_cast<int64_t>(a->bytes));
 }
 
+// The busy area that starts at p, or NULL. A live area's entry and record do not change under its
+// owner, so this needs no lock for a pointer that the caller holds.
+vm_area *busy_area(const void *p) {
+    vm_area *a = range.at(p);
+    return a != nullptr && vm_range::address(a) == reinterpret_cast<uintptr_t>(p) &&
+                   a->state == vm_state::busy && !a->lost
+               ? a
+               : nullptr;
+}
+
+void live(int64_t areas, int64_t bytes) {
+    stats_now.areas += static_cast<uint64_t>(areas);
+    stats_now.bytes += static_cast<uint64_t>(bytes);
+    zone_normal().note_vmalloc(bytes, 0);
+}
+
+void free_locked(vm_area *a) {
+    live(-1, -static_cast<int64_t>(a->bytes));
+    cache(a);
+}
+
+void free_deferred() {
+    vm_area *a = deferred.load(std::memory_order_relaxed) == nullptr
+                     ? nullptr
+                     : deferred.exchange(nullptr, std::memory_order_acquire);
+    while (a != nullptr) {
+        vm_area *next = a->next;
+        free_locked(a);
+        a = next;
+    }
+}
+
 // A freed area at least `bytes` long that wastes at most a quarter.
 vm_area *find_cached(size_t bytes, size_t align) {
     vm_area *best = nullptr;
@@ -69,12 +103,6 @@ vm_area *find_cached(size_t bytes, size_t align) {
             best = a;
     }
     return best;
-}
-
-void live(int64_t areas, int64_t bytes) {
-    stats_now.areas += static_cast<uint64_t>(areas);
-    stats_now.bytes += static_cast<uint64_t>(bytes);
-    zone_normal().note_vmalloc(bytes, 0);
 }
 
 void ask_for_huge_pages(uintptr_t at, size_t bytes) {
@@ -89,7 +117,8 @@ void ask_for_huge_pages(uintptr_t at, size_t bytes) {
 vm_area *map_new(size_t bytes, size_t align) {
     for (int attempt = 0; attempt < 64; attempt++) {
         lock.lock();
-        vm_area *a = range.take(granules_for(bytes), static_cast<uint32_t>(max_of(align >> kPageblockShift, size_t{1})));
+        vm_area *a = range.take(granules_for(bytes),
+                                static_cast<uint32_t>(max_of(align >> kPageblockShift, size_t{1})));
         lock.unlock();
         if (a == nullptr)
             return nullptr;
@@ -145,6 +174,7 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
         return nullptr;
     bytes = page_round(bytes);
     lock.lock();
+    free_deferred();
     vm_area *a = find_cached(bytes, align);
     if (a != nullptr) {
         uncache(a);
@@ -155,6 +185,7 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     lock.unlock();
     bool fresh = a == nullptr;
     if (fresh) {
+        zone_normal().make_room();
         a = map_new(bytes, align);
         if (a == nullptr && (vmalloc_purge(0) != 0 || zone_normal().purge(0) != 0))
             a = map_new(bytes, align);
@@ -170,46 +201,54 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     return reinterpret_cast<void *>(vm_range::address(a));
 }
 
-vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start) {
-    lock_guard g(lock);
-    vm_area *a = range.containing(p);
-    if (a == nullptr || a->lost)
+vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gfp) {
+    if (gfpflags_allow_blocking(gfp))
+        lock.lock();
+    else if (!lock.try_lock())
         return vm_pointer::none;
-    *bytes = a->bytes;
-    *start = reinterpret_cast<void *>(vm_range::address(a));
-    if (a->state != vm_state::busy)
+    vm_area *a = range.containing(p);
+    bool known = a != nullptr && !a->lost;
+    *bytes = known ? a->bytes : 0;
+    *start = known ? reinterpret_cast<void *>(vm_range::address(a)) : nullptr;
+    vm_state state = known ? a->state : vm_state::free;
+    lock.unlock();
+    if (!known)
+        return vm_pointer::none;
+    if (state != vm_state::busy)
         return vm_pointer::freed_area;
     return *start == p ? vm_pointer::area : vm_pointer::interior;
 }
 
 bool vmalloc_free(void *p, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
-    if (may_block)
+    if (may_block) {
         lock.lock();
-    else if (!lock.try_lock())
-        return false;
-    vm_area *a = range.at(p);
-    if (a == nullptr || vm_range::address(a) != reinterpret_cast<uintptr_t>(p) || a->state != vm_state::busy ||
-        a->lost) {
-        lock.unlock();
-        return false;
+    } else if (!lock.try_lock()) {
+        vm_area *a = busy_area(p);
+        if (a == nullptr)
+            return false;
+        a->state = vm_state::deferred;
+        a->next = deferred.load(std::memory_order_relaxed);
+        while (!deferred.compare_exchange_weak(a->next, a, std::memory_order_release,
+                                               std::memory_order_relaxed)) {
+        }
+        return true;
     }
-    live(-1, -static_cast<int64_t>(a->bytes));
-    cache(a);
+    free_deferred();
+    vm_area *a = busy_area(p);
+    if (a != nullptr)
+        free_locked(a);
     lock.unlock();
-    if (may_block && zone_normal().over_dirty_bound()) {
-        uint64_t bound = zone_normal().dirty_bound();
-        vmalloc_purge(bound / 2);
-    }
+    if (a == nullptr)
+        return false;
+    if (may_block && zone_normal().over_dirty_bound())
+        vmalloc_purge(zone_normal().dirty_bound() / 2);
     return true;
 }
 
 size_t vmalloc_size(const void *p) {
-    lock_guard g(lock);
-    vm_area *a = range.at(p);
-    bool match = a != nullptr && vm_range::address(a) == reinterpret_cast<uintptr_t>(p) &&
-                 a->state == vm_state::busy && !a->lost;
-    return match ? a->bytes : 0;
+    vm_area *a = busy_area(p);
+    return a != nullptr ? a->bytes : 0;
 }
 
 // In place: fewer pages, or more behind the last one.
@@ -234,10 +273,9 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
         return nullptr;
     bytes = page_round(bytes);
     lock.lock();
-    vm_area *a = range.at(p);
-    bool match = a != nullptr && vm_range::address(a) == reinterpret_cast<uintptr_t>(p) && a->state == vm_state::busy;
+    vm_area *a = busy_area(p);
     lock.unlock();
-    if (!match)
+    if (a == nullptr)
         return nullptr;
     size_t old = a->bytes;
     if (resize_in_place(a, bytes)) {
@@ -279,6 +317,7 @@ uint64_t vmalloc_purge(uint64_t keep) {
     uint64_t done = 0;
     for (;;) {
         lock.lock();
+        free_deferred();
         vm_area *a = stats_now.cached > keep ? cached_oldest : nullptr;
         if (a != nullptr) {
             uncache(a);

@@ -1,6 +1,7 @@
-// Large memory (above 1 MiB): areas of pages in the vmalloc range. Each area starts on a 2 MiB boundary
-// and ends before the next one begins, so page tables can move between areas in whole pieces and an
-// overrun meets unmapped addresses. Addresses are free: an area that grows gets room to grow.
+// Large memory (above 1 MiB): areas of pages in the vmalloc range. Each area starts on a 2 MiB
+// boundary and ends before the next one begins, so page tables can move between areas in whole
+// pieces and an overrun meets unmapped addresses. Addresses are free: an area that grows gets room
+// to grow.
 #pragma once
 
 #include "hugepage/base.h"
@@ -16,7 +17,8 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed);
 
 // What `p` is to vmalloc.
 enum class vm_pointer : uint8_t { none, area, freed_area, interior };
-vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start);
+// Says `none` too where the lock is taken and the flags do not allow to wait.
+vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gfp);
 
 // Frees the area that starts at p. False: there is none, or it is free already.
 bool vmalloc_free(void *p, gfp_t gfp);
@@ -25,7 +27,7 @@ bool vmalloc_free(void *p, gfp_t gfp);
 // when only copying is left. Above 1 MiB on both sides.
 void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp);
 
-// Bytes of the area that starts at p; 0: none does.
+// Bytes of the area that starts at p; 0: none does. Takes no lock: any context.
 size_t vmalloc_size(const void *p);
 
 // Unmaps freed areas kept for reuse until at most `keep` bytes of them are left. Returns bytes.

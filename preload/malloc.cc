@@ -4,6 +4,7 @@
 
 #include "hugepage/page.h"
 #include "lib/heap.h"
+#include "lib/percpu.h"
 #include "lib/percpu_x86.h"
 #include "lib/size_class.h"
 
@@ -30,7 +31,7 @@ PAGODA_NOINLINE void free_slow(void *p) { heap_free(p, GFP_KERNEL); }
 
 } // namespace
 
-PAGODA_EXPORT void *malloc(size_t size) {
+PAGODA_EXPORT void *malloc(size_t size) noexcept {
 #if defined(__x86_64__)
     if (PAGODA_LIKELY(is_small(size))) {
         void *p = rseq_pop(small_class(size));
@@ -41,7 +42,7 @@ PAGODA_EXPORT void *malloc(size_t size) {
     return malloc_slow(size);
 }
 
-PAGODA_EXPORT void free(void *p) {
+PAGODA_EXPORT void free(void *p) noexcept {
 #if defined(__x86_64__)
     size_t page = page_index(p);
     if (!kDebug && PAGODA_LIKELY(page < g_pagemap.frontier)) {
@@ -52,7 +53,7 @@ PAGODA_EXPORT void free(void *p) {
     free_slow(p);
 }
 
-PAGODA_EXPORT void *calloc(size_t count, size_t size) {
+PAGODA_EXPORT void *calloc(size_t count, size_t size) noexcept {
     size_t bytes = 0;
     if (PAGODA_UNLIKELY(__builtin_mul_overflow(count, size, &bytes) || bytes > PTRDIFF_MAX)) {
         errno = ENOMEM;
@@ -71,7 +72,7 @@ PAGODA_EXPORT void *calloc(size_t count, size_t size) {
     return p;
 }
 
-PAGODA_EXPORT void *realloc(void *p, size_t size) {
+PAGODA_EXPORT void *realloc(void *p, size_t size) noexcept {
     if (p == nullptr)
         return malloc(size);
     if (size == 0) { // as glibc: freed

@@ -5,8 +5,10 @@
 
 #define PAGODA_EXPORT extern "C" __attribute__((visibility("default")))
 
-PAGODA_EXPORT void *malloc(size_t size) __attribute__((malloc, alloc_size(1)));
-PAGODA_EXPORT void free(void *p);
-PAGODA_EXPORT void *calloc(size_t count, size_t size) __attribute__((malloc, alloc_size(1, 2)));
-PAGODA_EXPORT void *realloc(void *p, size_t size) __attribute__((alloc_size(2)));
-PAGODA_EXPORT void *memalign(size_t align, size_t size) __attribute__((malloc, alloc_size(2)));
+PAGODA_EXPORT void *malloc(size_t size) noexcept __attribute__((malloc, alloc_size(1)));
+PAGODA_EXPORT void free(void *p) noexcept;
+PAGODA_EXPORT void *calloc(size_t count, size_t size) noexcept
+    __attribute__((malloc, alloc_size(1, 2)));
+PAGODA_EXPORT void *realloc(void *p, size_t size) noexcept __attribute__((alloc_size(2)));
+PAGODA_EXPORT void *memalign(size_t align, size_t size) noexcept
+    __attribute__((malloc, alloc_size(2)));

@@ -103,8 +103,12 @@ constexpr size_t kDefault = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
 
 VISIBLE void *operator new(size_t size) { return new_or_throw(size, kDefault); }
 VISIBLE void *operator new[](size_t size) { return new_or_throw(size, kDefault); }
-VISIBLE void *operator new(size_t size, const std::nothrow_t &) noexcept { return new_or_null(size, kDefault); }
-VISIBLE void *operator new[](size_t size, const std::nothrow_t &) noexcept { return new_or_null(size, kDefault); }
+VISIBLE void *operator new(size_t size, const std::nothrow_t &) noexcept {
+    return new_or_null(size, kDefault);
+}
+VISIBLE void *operator new[](size_t size, const std::nothrow_t &) noexcept {
+    return new_or_null(size, kDefault);
+}
 VISIBLE void *operator new(size_t size, std::align_val_t align) { return new_or_throw(size, AL); }
 VISIBLE void *operator new[](size_t size, std::align_val_t align) { return new_or_throw(size, AL); }
 VISIBLE void *operator new(size_t size, std::align_val_t align, const std::nothrow_t &) noexcept {
@@ -122,7 +126,11 @@ VISIBLE void operator delete(void *p, size_t) noexcept { free(p); }
 VISIBLE void operator delete[](void *p, size_t) noexcept { free(p); }
 VISIBLE void operator delete(void *p, std::align_val_t) noexcept { free(p); }
 VISIBLE void operator delete[](void *p, std::align_val_t) noexcept { free(p); }
-VISIBLE void operator delete(void *p, std::align_val_t, const std::nothrow_t &) noexcept { free(p); }
-VISIBLE void operator delete[](void *p, std::align_val_t, const std::nothrow_t &) noexcept { free(p); }
+VISIBLE void operator delete(void *p, std::align_val_t, const std::nothrow_t &) noexcept {
+    free(p);
+}
+VISIBLE void operator delete[](void *p, std::align_val_t, const std::nothrow_t &) noexcept {
+    free(p);
+}
 VISIBLE void operator delete(void *p, size_t, std::align_val_t) noexcept { free(p); }
 VISIBLE void operator delete[](void *p, size_t, std::align_val_t) noexcept { free(p); }

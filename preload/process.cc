@@ -1,4 +1,5 @@
-// What happens around the heap in a process's life: start, fork, a second copy of this library, exit.
+// What happens around the heap in a process's life: start, fork, a second copy of this library,
+// exit.
 #include "preload/malloc.h"
 
 #include "hugepage/options.h"
@@ -14,7 +15,7 @@
 
 using namespace pagoda;
 
-// --- several copies in one process --------------------------------------------------------------
+// Several copies in one process.
 
 // One copy of Pagoda: preloaded, linked in, or dlopened. Pointers that the copy in front does not
 // know are offered to the others.
@@ -30,7 +31,8 @@ pagoda_copy self = {nullptr, heap_owns, [](void *p) { heap_free(p, GFP_KERNEL); 
 pagoda_copy *first_copy = &self; // the list is the first copy's
 
 bool free_by_other_copy(void *p) {
-    for (pagoda_copy *c = first_copy; c != nullptr; c = __atomic_load_n(&c->next, __ATOMIC_ACQUIRE)) {
+    for (pagoda_copy *c = first_copy; c != nullptr;
+         c = __atomic_load_n(&c->next, __ATOMIC_ACQUIRE)) {
         if (c != &self && c->owns(p)) {
             c->free(p);
             return true;
@@ -58,9 +60,11 @@ void join_first_copy() {
         first_copy = join(&self);
 }
 
-// --- start, fork, exit ----------------------------------------------------------------------------
+// Start, fork, exit.
 
-const char *program_name() { return program_invocation_short_name != nullptr ? program_invocation_short_name : ""; }
+const char *program_name() {
+    return program_invocation_short_name != nullptr ? program_invocation_short_name : "";
+}
 
 void write_exit_report(const char *path) {
     heap_stats s = heap_get_stats();
@@ -71,8 +75,9 @@ void write_exit_report(const char *path) {
     t << "\",\"served\":" << s.served << ",\"live_objects\":" << s.live_objects
       << ",\"live_bytes\":" << s.live_bytes << ",\"cached_objects\":" << s.cached_objects
       << ",\"cached_bytes\":" << s.cached_bytes << ",\"committed\":" << s.committed
-      << ",\"free_bytes\":" << s.free_pages << ",\"dirty_bytes\":" << s.dirty_bytes
-      << ",\"purged_bytes\":" << s.purged_bytes << ",\"misuses\":" << misuse_count() << "}\n";
+      << ",\"peak_committed\":" << s.peak_committed << ",\"free_bytes\":" << s.free_pages
+      << ",\"dirty_bytes\":" << s.dirty_bytes << ",\"purged_bytes\":" << s.purged_bytes
+      << ",\"misuses\":" << misuse_count() << "}\n";
     int r = sys::append_file(path, t.data(), t.size());
     if (r != 0) {
         text_buffer<700> w;
@@ -86,7 +91,8 @@ __attribute__((constructor)) void process_start() {
     heap_set_foreign_free(free_by_other_copy);
     join_first_copy();
     // From here, not from the first malloc: that may come under libc's own lock of this list.
-    pthread_atfork(heap_before_fork, [] { heap_after_fork(false); }, [] { heap_after_fork(true); });
+    pthread_atfork(
+        heap_before_fork, [] { heap_after_fork(false); }, [] { heap_after_fork(true); });
 }
 
 __attribute__((destructor)) void process_exit() {

@@ -1,4 +1,5 @@
-// glibc's windows into the heap: malloc_trim, mallopt, mallinfo, mallinfo2, malloc_info, malloc_stats.
+// glibc's windows into the heap: malloc_trim, mallopt, mallinfo, mallinfo2, malloc_info,
+// malloc_stats.
 #include "preload/malloc.h"
 
 #include "hugepage/options.h"
@@ -19,13 +20,13 @@ namespace {
 struct mallinfo2 current_info() {
     heap_stats s = heap_get_stats();
     struct mallinfo2 m = {};
-    m.arena = s.committed - s.vmalloc_bytes;   // from the zone and areas kept
-    m.ordblks = s.cached_objects + 1;          // free pieces at hand
-    m.hblks = s.vmalloc_areas;                 // large areas in use,
-    m.hblkhd = s.vmalloc_bytes;                // and their bytes
+    m.arena = s.committed - s.vmalloc_bytes;     // from the zone and areas kept
+    m.ordblks = s.cached_objects + 1;            // free pieces at hand
+    m.hblks = s.vmalloc_areas;                   // large areas in use,
+    m.hblkhd = s.vmalloc_bytes;                  // and their bytes
     m.uordblks = s.live_bytes - s.vmalloc_bytes; // in use
     m.fordblks = m.arena > m.uordblks ? m.arena - m.uordblks : 0;
-    m.keepcost = s.dirty_bytes;                // what malloc_trim would give back
+    m.keepcost = s.dirty_bytes; // what malloc_trim would give back
     return m;
 }
 
@@ -77,9 +78,12 @@ PAGODA_EXPORT int malloc_info(int options, FILE *stream) {
     heap_stats s = heap_get_stats(); // before stdio allocates
     text_buffer<900> t;
     t << "<malloc version=\"pagoda-1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n"
-      << "<total type=\"rest\" count=\"" << s.cached_objects << "\" size=\"" << s.cached_bytes << "\"/>\n"
-      << "<total type=\"used\" count=\"" << s.live_objects << "\" size=\"" << s.live_bytes << "\"/>\n"
-      << "<total type=\"mmap\" count=\"" << s.vmalloc_areas << "\" size=\"" << s.vmalloc_bytes << "\"/>\n"
+      << "<total type=\"rest\" count=\"" << s.cached_objects << "\" size=\"" << s.cached_bytes
+      << "\"/>\n"
+      << "<total type=\"used\" count=\"" << s.live_objects << "\" size=\"" << s.live_bytes
+      << "\"/>\n"
+      << "<total type=\"mmap\" count=\"" << s.vmalloc_areas << "\" size=\"" << s.vmalloc_bytes
+      << "\"/>\n"
       << "<system type=\"current\" size=\"" << s.committed << "\"/>\n"
       << "<system type=\"dirty\" size=\"" << s.dirty_bytes << "\"/>\n"
       << "</heap>\n</malloc>\n";

@@ -1,5 +1,6 @@
 /* gfp_t: how hard an allocation may try, with the values of Linux 6.18.
- * Source: include/linux/gfp_types.h and Documentation/core-api/memory-allocation.rst of the kernel. */
+ * Source: include/linux/gfp_types.h and Documentation/core-api/memory-allocation.rst of the kernel.
+ */
 #ifndef PAGODA_GFP_H
 #define PAGODA_GFP_H
 

@@ -1,0 +1,88 @@
+"""What libpagoda.so needs, exports and reserves, as any program that loads it will see it.
+
+With --update the golden list of exports is written anew instead.
+"""
+
+import pathlib
+import re
+import sys
+import unittest
+
+import tree
+
+GOLDEN = pathlib.Path(__file__).with_name("exports.golden")
+UPDATE = "after a wanted change: python3 tests/rules/elf_test.py --update"
+TLS_BYTES = 64
+# Names of the kernel's that programs define for themselves; a preloaded library would hijack them.
+KERNEL_NAMES = re.compile(
+    r"^_{0,2}(k|kv|devm_k)(m|z|c|re)alloc|^v(m|z)alloc|^k(v|z)?free|^vfree|^kmem_cache|^mempool_"
+    r"|^dma_|^alloc_pages|^(__)?free_pages?|^get_free_page|^(kmap|vmap|ioremap|memblock)"
+)
+
+
+def exports():
+    """Dynamic symbols that the library defines, with their versions."""
+    names = set()
+    for line in tree.output("readelf", "-W", "--dyn-syms", tree.LIBRARY).splitlines():
+        fields = line.split()
+        if len(fields) >= 8 and fields[0][:-1].isdigit() and fields[4] in ("GLOBAL", "WEAK"):
+            if fields[6] not in ("UND", "ABS"):
+                names.add(fields[7])
+    return sorted(names)
+
+
+class Elf(unittest.TestCase):
+    def dynamic(self, tag):
+        listing = tree.output("readelf", "-W", "-d", tree.LIBRARY)
+        return re.findall(rf"\({tag}\)\s+(.*)", listing)
+
+    def test_needs_libc_alone(self):
+        needed = [re.search(r"\[(.*)\]", entry)[1] for entry in self.dynamic("NEEDED")]
+        self.assertIn("libc.so.6", needed)
+        self.assertLessEqual(set(needed), {"libc.so.6", "ld-linux-x86-64.so.2"})
+
+    def test_soname(self):
+        self.assertIn("[libpagoda.so]", self.dynamic("SONAME")[0])
+
+    def test_stays_loaded_and_bound(self):
+        flags = " ".join(self.dynamic("FLAGS_1"))
+        self.assertIn("NODELETE", flags)
+        self.assertIn("NOW", flags)
+        self.assertFalse(self.dynamic("TEXTREL"))
+
+    def test_segments(self):
+        listing = tree.output("readelf", "-W", "-l", tree.LIBRARY)
+        self.assertRegex(listing, r"GNU_RELRO")
+        self.assertNotRegex(listing, r"GNU_STACK.*RWE")
+        self.assertNotRegex(listing, r"LOAD.*RWE")
+        tls = re.search(r"^\s*TLS\s+(?:0x\w+\s+){4}0x(\w+)", listing, re.M)
+        size = int(tls[1], 16) if tls else 0
+        print(f"TLS: {size} bytes of {TLS_BYTES}")
+        self.assertLessEqual(size, TLS_BYTES)
+
+    def test_tls_is_initial_exec(self):
+        relocations = tree.output("readelf", "-W", "-r", tree.LIBRARY)
+        self.assertNotRegex(relocations, r"DTPMOD|TLSDESC|__tls_get_addr")
+
+    def test_exports_equal_the_golden_list(self):
+        golden = GOLDEN.read_text().split()
+        added = sorted(set(exports()) - set(golden))
+        gone = sorted(set(golden) - set(exports()))
+        self.assertFalse(added + gone, f"\nnew: {added}\ngone: {gone}\n{UPDATE}")
+
+    def test_exports_nothing_of_the_kernels(self):
+        names = [name.split("@")[0] for name in exports()]
+        self.assertFalse([name for name in names if KERNEL_NAMES.search(name)])
+
+    def test_the_rule_knows_the_kernels_names(self):
+        for name in "kmalloc __kmalloc kvfree kfree vzalloc vfree kmem_cache_alloc krealloc".split():
+            self.assertRegex(name, KERNEL_NAMES)
+        for name in "malloc valloc free cfree realloc pagoda_kmalloc pvalloc _Znwm".split():
+            self.assertNotRegex(name, KERNEL_NAMES)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--update"]:
+        GOLDEN.write_text("\n".join(exports()) + "\n")
+    else:
+        unittest.main()

@@ -1,0 +1,70 @@
+"""Includes point downwards only: preload, tools -> lib -> hugepage -> sys."""
+
+import re
+import unittest
+
+import tree
+
+# sys is a layer inside hugepage/: the files sys.h and sys.cc, and base.h, which has no layer
+# beneath it.
+FOLDERS = {"preload", "tools", "lib", "hugepage"}
+RANK = {"preload": 3, "tools": 3, "lib": 2, "hugepage": 1, "sys": 0}
+INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.M)
+
+
+def layer(path):
+    parts = path.split("/")
+    if parts[0] == "hugepage" and parts[-1].split(".")[0] in ("sys", "base"):
+        return "sys"
+    return parts[0]
+
+
+def faults(path, content):
+    """What is wrong with the includes of one file."""
+    mine = layer(path)
+    for kind, target in INCLUDE.findall(content):
+        if kind == "<":
+            if target.split("/")[0] in FOLDERS:
+                yield f"{path}: <{target}> is ours and wants quotation marks"
+            continue
+        theirs = layer(target)
+        if theirs not in RANK:
+            yield f'{path}: "{target}" is not written from the root of the tree'
+        elif mine == "include":
+            yield f'{path}: a public header cannot include "{target}"'
+        elif RANK[theirs] > RANK[mine] or (RANK[theirs] == RANK[mine] and theirs != mine):
+            yield f'{path}: {mine} cannot include "{target}" of {theirs}'
+
+
+class Layers(unittest.TestCase):
+    def test_the_tree(self):
+        wrong = []
+        for path in tree.sources("include", "hugepage", "lib", "preload", "tools"):
+            wrong += faults(str(path), tree.text(path))
+        self.assertFalse(wrong, "\n" + "\n".join(wrong))
+
+    def test_the_rule_sees_faults(self):
+        for path, line in [
+            ("hugepage/buddy.cc", '#include "lib/slab.h"'),
+            ("hugepage/sys.cc", '#include "hugepage/zone.h"'),
+            ("lib/slab.h", '#  include "preload/malloc.h"'),
+            ("tools/run.cc", '#include "preload/malloc.h"'),
+            ("lib/slab.cc", '#include "slab.h"'),
+            ("lib/slab.cc", "#include <hugepage/zone.h>"),
+            ("include/pagoda/slab.h", '#include "lib/slab.h"'),
+        ]:
+            self.assertEqual(len(list(faults(path, line + "\n"))), 1, (path, line))
+
+    def test_the_rule_allows_what_points_down(self):
+        for path, line in [
+            ("preload/malloc.cc", '#include "lib/slab.h"'),
+            ("lib/slab.cc", '#include "hugepage/sys.h"'),
+            ("hugepage/sys.h", '#include "hugepage/base.h"'),
+            ("hugepage/zone.h", "#include <pagoda/gfp.h>"),
+            ("include/pagoda/slab.h", "#include <pagoda/gfp.h>"),
+        ]:
+            self.assertEqual(list(faults(path, line + "\n")), [])
+
+
+if __name__ == "__main__":
+    unittest.main()
