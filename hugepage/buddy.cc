@@ -124,17 +124,11 @@ static bool free_block_at(const pageblock &b, uint32_t at, uint32_t *node, unsig
 
 // First page of `count` free ones in a row; kPageblockPages: none.
 uint32_t buddy::find_run(const pageblock &b, uint32_t count) const {
-    uint32_t from = 0;
-    for (uint32_t at = 0; at < kPageblockPages;) {
-        uint32_t node = 0;
-        unsigned order = 0;
-        if (free_block_at(b, at, &node, &order)) {
-            at += 1u << order;
-            if (at - from >= count)
-                return from;
-        } else {
-            from = ++at;
-        }
+    for (uint32_t at = 0; at + count <= kPageblockPages;) {
+        uint32_t first = find(b.pages, at, kPageblockPages, true);
+        at = find(b.pages, first, kPageblockPages, false);
+        if (at - first >= count)
+            return first;
     }
     return kPageblockPages;
 }
@@ -160,9 +154,10 @@ void buddy::carve(pageblock &b, uint32_t offset, uint32_t count) {
 }
 
 uint32_t buddy::take_exact(uint32_t count, bool *clean, bool *backed) {
-    // A run of this length holds an aligned block of at least a quarter of it.
-    unsigned least = log2_floor(count) > 0 ? log2_floor(count) - 1 : 0;
-    int looks = 24; // pageblocks; a miss costs some waste, not memory
+    // Only pageblocks with an aligned free block of at least half the length: others rarely have a
+    // run.
+    unsigned least = log2_floor(count);
+    int looks = 8; // pageblocks; a miss costs some waste, not memory
     for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
         for (unsigned o = least; o < kPageblockOrder; o++) {
             for (uint32_t at = heads_[o][bucket]; at != 0 && looks > 0;
@@ -197,6 +192,7 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
         }
         b.nfree = static_cast<uint16_t>(b.nfree + n);
         free_pages_ += n;
+        for_words(offset, n, [&](uint32_t w, uint64_t mask) { b.pages[w] |= mask; });
         insert_range(b, offset, n);
         PAGODA_INVARIANT(b.nfree <= kPageblockPages && b.ndirty <= b.nfree);
         relist(number);
@@ -209,6 +205,7 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
 void buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed) {
     uint32_t dirty = 0;
     for_words(offset, count, [&](uint32_t w, uint64_t mask) {
+        b.pages[w] &= ~mask;
         dirty += static_cast<uint32_t>(__builtin_popcountll(b.dirty[w] & mask));
         b.dirty[w] &= ~mask;
     });
@@ -359,6 +356,11 @@ bool buddy::consistent(uint32_t blocks) const {
                 return false;
             pages += count << o;
         }
+        uint32_t listed = 0;
+        for (uint64_t w : b.pages)
+            listed += static_cast<uint32_t>(__builtin_popcountll(w));
+        if (listed != pages)
+            return false;
         uint32_t marked = 0;
         for (uint64_t w : b.dirty)
             marked += static_cast<uint32_t>(__builtin_popcountll(w));

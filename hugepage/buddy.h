@@ -12,6 +12,7 @@ namespace pagoda {
 // numbering of a binary heap, so a block's buddy is its number ^ 1 and its parent number / 2.
 struct pageblock {
     uint64_t free[16];
+    uint64_t pages[8];    // the same by page: free ones
     uint64_t dirty[8];    // free pages that hold memory (not fresh, not purged)
     uint64_t isolated[8]; // pages out with a purge
     uint32_t next[11];    // lists by order, [10]: by dirty pages; pageblock number + 1, 0 = end

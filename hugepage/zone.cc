@@ -17,6 +17,7 @@ constexpr uint64_t kHugeFrom = (uint64_t{16} << 20) >> kPageShift; // live pages
 constexpr uint32_t kMaxGrowBlocks = 32;                            // 64 MiB
 constexpr uint64_t kDirtyCap = uint64_t{1} << 30;
 constexpr uint64_t kRefaultWindowMs = 1000;
+constexpr uint32_t kFirstPages = 128;    // enough for most small programs
 constexpr uint32_t kSmallestGrowth = 16; // pages, when a limit allows no whole pageblock
 
 bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
@@ -45,7 +46,7 @@ bool zones_init() {
 // sandbox might forbid.
 bool zone::start() {
     lock_guard g(lock_);
-    return grow(1, 0);
+    return options().hugetlb_shift != 0 || extend(kFirstPages);
 }
 
 bool zone::hugetlb_left() const {
@@ -153,6 +154,8 @@ bool zone::grow(uint32_t blocks, unsigned order) {
     if (got >= blocks)
         return true;
     uint32_t lead = static_cast<uint32_t>(align_up(end_, kPageblockPages) - end_);
+    if (order + 2 < kPageblockOrder && lead >= kPageblockPages / 2 && extend(lead))
+        return true; // the pageblock that was begun
     uint32_t step =
         static_cast<uint32_t>(min_of(present_ / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
     uint32_t need = lead + blocks * kPageblockPages;

@@ -11,9 +11,9 @@
 namespace pagoda {
 namespace {
 
-constexpr uint64_t kHugeHeap = 16 << 20;         // from this heap size on areas ask for huge pages,
-constexpr size_t kHugeArea = 2 * kPageblockSize; // if they are this large
-constexpr int kMaxScan = 64;                     // cached areas looked at for a fit
+constexpr uint64_t kHugeHeap = 16 << 20;     // from this heap size on areas ask for huge pages,
+constexpr size_t kHugeArea = kPageblockSize; // if they are this large
+constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
 constexpr uint64_t kRefaultWindowMs = 1000;
 
 mutex lock{lock_rank::vmalloc};
@@ -92,15 +92,20 @@ void free_deferred() {
     }
 }
 
-// A freed area at least `bytes` long that wastes at most a quarter.
+// The freed area that is nearest in size: its pages serve again, and only the difference is mapped
+// or unmapped. Far larger ones are left alone.
 vm_area *find_cached(size_t bytes, size_t align) {
     vm_area *best = nullptr;
+    size_t best_distance = 0;
     int left = kMaxScan;
     for (vm_area *a = cached_newest; a != nullptr && left-- > 0; a = a->next) {
-        if (a->bytes < bytes || a->bytes - bytes > bytes / 4 || vm_range::address(a) % align != 0)
+        size_t distance = a->bytes > bytes ? a->bytes - bytes : bytes - a->bytes;
+        if (distance > bytes || vm_range::address(a) % align != 0)
             continue;
-        if (best == nullptr || a->bytes < best->bytes)
+        if (best == nullptr || distance < best_distance) {
             best = a;
+            best_distance = distance;
+        }
     }
     return best;
 }
@@ -165,6 +170,23 @@ void note_miss(uint64_t bytes) {
     zone_normal().note_refault(again);
 }
 
+// In place: fewer pages, or more behind the last one.
+bool resize_in_place(vm_area *a, size_t bytes) {
+    uintptr_t start = vm_range::address(a);
+    if (bytes <= a->bytes) {
+        size_t less = a->bytes - bytes;
+        if (less != 0 && sys::unmap(start + bytes, less) != 0)
+            return false;
+        return true;
+    }
+    if (granules_for(bytes) > a->granules) {
+        lock_guard g(lock);
+        if (!range.widen(a, granules_for(bytes)))
+            return false;
+    }
+    return sys::extend(start + a->bytes, bytes - a->bytes) == 0;
+}
+
 } // namespace
 
 mutex &vmalloc_lock() { return lock; }
@@ -183,6 +205,14 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
         note_miss(bytes);
     }
     lock.unlock();
+    if (a != nullptr && a->bytes != bytes) {
+        if (resize_in_place(a, bytes)) {
+            a->bytes = bytes;
+        } else { // a neighbour, or a limit
+            unmap_and_release(a);
+            a = nullptr;
+        }
+    }
     bool fresh = a == nullptr;
     if (fresh) {
         zone_normal().make_room();
@@ -249,23 +279,6 @@ bool vmalloc_free(void *p, gfp_t gfp) {
 size_t vmalloc_size(const void *p) {
     vm_area *a = busy_area(p);
     return a != nullptr ? a->bytes : 0;
-}
-
-// In place: fewer pages, or more behind the last one.
-static bool resize_in_place(vm_area *a, size_t bytes) {
-    uintptr_t start = vm_range::address(a);
-    if (bytes <= a->bytes) {
-        size_t less = a->bytes - bytes;
-        if (less != 0 && sys::unmap(start + bytes, less) != 0)
-            return false;
-        return true;
-    }
-    if (granules_for(bytes) > a->granules) {
-        lock_guard g(lock);
-        if (!range.widen(a, granules_for(bytes)))
-            return false;
-    }
-    return sys::extend(start + a->bytes, bytes - a->bytes) == 0;
 }
 
 void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {

@@ -1,0 +1,400 @@
+#include "hugepage/buddy.h"
+
+#include "hugepage/address_space.h"
+#include "tests/unit.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+namespace pagoda {
+namespace {
+
+using test::in_child;
+using test::random_numbers;
+
+constexpr uint32_t kBlocks = 32;
+constexpr uint32_t kPages = kBlocks * kPageblockPages;
+
+class BuddyTest : public ::testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        ASSERT_TRUE(address_space_init(kPageSize));
+        ASSERT_TRUE(g_space.pageblocks.reach(kBlocks * sizeof(pageblock)));
+    }
+    // Every test starts with a zone of which no page is free.
+    void SetUp() override { memset(g_space.pageblocks.as<char>(), 0, g_space.pageblocks.bytes()); }
+
+    uint32_t take(unsigned order) { return buddy_.take(order, &clean_, &backed_); }
+    uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, &clean_, &backed_); }
+    std::vector<uint64_t> free_blocks() const {
+        std::vector<uint64_t> counts;
+        for (unsigned order = 0; order <= kPageblockOrder; order++)
+            counts.push_back(buddy_.free_blocks(order));
+        return counts;
+    }
+
+    buddy buddy_;
+    bool clean_ = false;
+    bool backed_ = false;
+};
+
+using counts = std::vector<uint64_t>;
+
+TEST_F(BuddyTest, AnEmptyZoneGivesNothing) {
+    for (unsigned order = 0; order <= kPageblockOrder; order++)
+        EXPECT_EQ(take(order), kNoPage);
+    EXPECT_EQ(take_blocks(1), kNoPage);
+    uint32_t block = 0;
+    EXPECT_FALSE(buddy_.isolate_dirty(&block));
+    EXPECT_FALSE(buddy_.would_break_clean(0));
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, SplitsDownToOnePageAndMergesBack) {
+    buddy_.release(0, kPageblockPages, false);
+    EXPECT_EQ(free_blocks(), (counts{0, 0, 0, 0, 0, 0, 0, 0, 0, 1}));
+    EXPECT_EQ(take(0), 0u);
+    EXPECT_EQ(free_blocks(), (counts{1, 1, 1, 1, 1, 1, 1, 1, 1, 0}));
+    EXPECT_EQ(buddy_.free_pages(), kPageblockPages - 1);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+    buddy_.release(0, 1, false);
+    EXPECT_EQ(free_blocks(), (counts{0, 0, 0, 0, 0, 0, 0, 0, 0, 1}));
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, BlocksAreAlignedToTheirSize) {
+    for (unsigned order = 0; order <= kPageblockOrder; order++) {
+        buddy_.release(0, 2 * kPageblockPages, false);
+        ASSERT_EQ(take(0), 0u); // makes the next one come from further up
+        uint32_t first = take(order);
+        ASSERT_NE(first, kNoPage);
+        EXPECT_EQ(first % (1u << order), 0u);
+        buddy_.release(first, 1u << order, false);
+        buddy_.release(0, 1, false);
+        for (int whole = 0; whole < 2; whole++)
+            ASSERT_NE(take(kPageblockOrder), kNoPage) << "order " << order;
+    }
+}
+
+TEST_F(BuddyTest, BuddiesMergeOnlyWithinTheirPageblock) {
+    buddy_.release(kPageblockPages - 1, 2, false);
+    EXPECT_EQ(buddy_.free_blocks(0), 2u);
+    EXPECT_EQ(buddy_.free_blocks(1), 0u);
+    EXPECT_EQ(take(1), kNoPage);
+}
+
+TEST_F(BuddyTest, NeighboursThatAreNoBuddiesStaySeparate) {
+    buddy_.release(1, 2, false);
+    EXPECT_EQ(buddy_.free_blocks(0), 2u);
+    buddy_.release(0, 1, false);
+    buddy_.release(3, 1, false);
+    EXPECT_EQ(free_blocks(), (counts{0, 0, 1, 0, 0, 0, 0, 0, 0, 0}));
+}
+
+TEST_F(BuddyTest, AnExactTailGoesBackInItsLargestBlocks) {
+    buddy_.release(0, kPageblockPages, false);
+    ASSERT_EQ(take(3), 0u);
+    buddy_.release(5, 3, false);
+    EXPECT_EQ(buddy_.free_blocks(0), 1u);
+    EXPECT_EQ(buddy_.free_blocks(1), 1u);
+    EXPECT_EQ(take(0), 5u);
+    EXPECT_EQ(take(1), 6u);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, TakesFromTheSmallestOrderThatHasOne) {
+    buddy_.release(0, kPageblockPages, false);
+    buddy_.release(kPageblockPages + 64, 4, false);
+    EXPECT_EQ(take(1), kPageblockPages + 64u);
+    EXPECT_EQ(buddy_.free_blocks(9), 1u);
+}
+
+TEST_F(BuddyTest, PrefersTheFullestPageblock) {
+    for (uint32_t page = 0; page < kPageblockPages; page += 2)
+        buddy_.release(page, 1, false); // half free
+    for (uint32_t page : {1u, 3u, 5u})
+        buddy_.release(kPageblockPages + page, 1, false); // nearly full
+    EXPECT_EQ(take(0), kPageblockPages + 1u);
+    EXPECT_EQ(take(0), kPageblockPages + 3u);
+    EXPECT_EQ(take(0), kPageblockPages + 5u);
+    EXPECT_EQ(take(0), 0u);
+}
+
+TEST_F(BuddyTest, WholePageblocksWithMemoryGoFirst) {
+    buddy_.release(0, kPageblockPages, false);
+    buddy_.release(kPageblockPages, kPageblockPages, true);
+    EXPECT_FALSE(buddy_.would_break_clean(0));
+    EXPECT_EQ(take(kPageblockOrder), kPageblockPages);
+    EXPECT_FALSE(clean_);
+    EXPECT_TRUE(backed_);
+    EXPECT_TRUE(buddy_.would_break_clean(0));
+    EXPECT_EQ(take(kPageblockOrder), 0u);
+    EXPECT_TRUE(clean_);
+    EXPECT_FALSE(backed_);
+}
+
+TEST_F(BuddyTest, ASmallerBlockSavesTheCleanPageblock) {
+    buddy_.release(0, kPageblockPages, false);
+    buddy_.release(kPageblockPages, 4, false);
+    EXPECT_FALSE(buddy_.would_break_clean(2));
+    EXPECT_TRUE(buddy_.would_break_clean(3));
+}
+
+TEST_F(BuddyTest, HalfDirtyIsNeitherCleanNorBacked) {
+    buddy_.release(0, 2, false);
+    buddy_.release(2, 2, true);
+    EXPECT_EQ(buddy_.dirty_pages(), 2u);
+    EXPECT_EQ(take(2), 0u);
+    EXPECT_FALSE(clean_);
+    EXPECT_FALSE(backed_);
+    EXPECT_EQ(buddy_.dirty_pages(), 0u);
+}
+
+TEST_F(BuddyTest, TakesPageblocksInARow) {
+    for (uint32_t n : {0u, 2u, 3u, 5u, 6u, 7u})
+        buddy_.release(n * kPageblockPages, kPageblockPages, n == 6);
+    EXPECT_EQ(take_blocks(4), kNoPage);
+    EXPECT_EQ(take_blocks(3), 5 * kPageblockPages);
+    EXPECT_FALSE(clean_);
+    EXPECT_FALSE(backed_);
+    EXPECT_EQ(take_blocks(2), 2 * kPageblockPages);
+    EXPECT_TRUE(clean_);
+    EXPECT_EQ(take_blocks(2), kNoPage);
+    EXPECT_EQ(take_blocks(1), 0u);
+    EXPECT_EQ(buddy_.free_pages(), 0u);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, PageblocksInARowEndWithTheTable) {
+    uint32_t last = static_cast<uint32_t>(g_space.pageblocks.bytes() / sizeof(pageblock)) - 1;
+    buddy_.release(last * kPageblockPages, kPageblockPages, false);
+    EXPECT_EQ(take_blocks(2), kNoPage);
+    EXPECT_EQ(take_blocks(1), last * kPageblockPages);
+}
+
+TEST_F(BuddyTest, IsolatesWhatGivesMostFirst) {
+    buddy_.release(0, 100, true);
+    buddy_.release(kPageblockPages, 300, true);
+    buddy_.release(2 * kPageblockPages, kPageblockPages, true);
+    for (uint32_t expected : {2u, 1u, 0u}) {
+        uint32_t block = ~0u;
+        ASSERT_TRUE(buddy_.isolate_dirty(&block));
+        EXPECT_EQ(block, expected);
+    }
+    EXPECT_EQ(buddy_.dirty_pages(), 0u);
+    EXPECT_EQ(buddy_.free_pages(), 0u);
+    EXPECT_EQ(take(0), kNoPage);
+}
+
+TEST_F(BuddyTest, IsolatedPagesComeBackCleanOrDirty) {
+    for (bool dirty : {false, true}) {
+        buddy_.release(8, 8, true);
+        uint32_t block = ~0u;
+        ASSERT_TRUE(buddy_.isolate_dirty(&block));
+        EXPECT_FALSE(buddy_.isolate_dirty(&block));
+        EXPECT_EQ(take(0), kNoPage);
+        buddy_.unisolate(block, dirty);
+        EXPECT_EQ(buddy_.free_pages(), 8u);
+        EXPECT_EQ(buddy_.dirty_pages(), dirty ? 8u : 0u);
+        EXPECT_TRUE(buddy_.consistent(kBlocks));
+        EXPECT_EQ(take(3), 8u);
+        EXPECT_EQ(clean_, !dirty);
+    }
+}
+
+TEST_F(BuddyTest, AForkChildFreesEverythingIsolated) {
+    buddy_.release(0, 3 * kPageblockPages, true);
+    uint32_t block = 0;
+    for (int i = 0; i < 3; i++)
+        ASSERT_TRUE(buddy_.isolate_dirty(&block));
+    buddy_.unisolate_all();
+    EXPECT_EQ(buddy_.free_pages(), 3 * kPageblockPages);
+    EXPECT_EQ(buddy_.dirty_pages(), 3 * kPageblockPages); // nobody knows what the parent discarded
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, PinnedAndHugetlbBlocksAreNeverPurged) {
+    buddy_.block(0).pins = 1;
+    buddy_.block(1).flags = kBlockHugetlb;
+    buddy_.release(0, 2 * kPageblockPages, true);
+    uint32_t block = 0;
+    EXPECT_FALSE(buddy_.isolate_dirty(&block));
+    EXPECT_EQ(buddy_.dirty_pages(), 2 * kPageblockPages);
+}
+
+TEST_F(BuddyTest, DebugBuildsDieOfADoubleRelease) {
+    if (!kDebug)
+        GTEST_SKIP() << "release builds assume that it does not happen";
+    auto end = in_child([this] {
+        buddy_.release(0, 1, false);
+        buddy_.release(0, 1, false);
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_TRUE(end.said("invariant")) << end.errors;
+}
+
+// Random operations, and a map with the state of each page to compare with.
+class model {
+  public:
+    model(buddy &b, uint64_t seed) : buddy_(b), random_(seed) {
+        buddy_.release(0, kPages, false);
+        std::fill_n(state_.get(), kPages, clean);
+        free_ = kPages;
+    }
+
+    void run(uint64_t operations) {
+        uint64_t target = kPages / 2; // of free pages; moves between a full zone and an empty one
+        for (uint64_t i = 0; i < operations && !::testing::Test::HasFailure(); i++) {
+            if (i % 50'000 == 0)
+                target = random_.below(kPages);
+            if (random_.one_in(500))
+                purge();
+            else if (random_.one_in(2000))
+                take_blocks(1 + static_cast<uint32_t>(random_.below(3)));
+            else if (random_.below(100) < (free_ > target ? 65u : 35u))
+                take();
+            else
+                release();
+            ASSERT_EQ(buddy_.free_pages(), free_);
+            ASSERT_EQ(buddy_.dirty_pages(), dirty_);
+            if (i % 200'000 == 0)
+                ASSERT_TRUE(buddy_.consistent(kBlocks));
+        }
+        while (!runs_.empty() && !::testing::Test::HasFailure())
+            release();
+        EXPECT_TRUE(buddy_.consistent(kBlocks));
+        EXPECT_EQ(buddy_.free_pages(), kPages);
+        EXPECT_EQ(buddy_.free_blocks(kPageblockOrder), kBlocks); // everything merged
+    }
+
+  private:
+    enum page_state : uint8_t { taken, clean, dirty, isolated };
+    struct run_of_pages {
+        uint32_t first;
+        uint32_t count;
+    };
+
+    void take() {
+        unsigned order = static_cast<unsigned>(__builtin_ctzll(random_.next() | 1u << 9));
+        uint32_t pages = 1u << order;
+        bool is_clean = false;
+        bool is_backed = false;
+        uint32_t first = buddy_.take(order, &is_clean, &is_backed);
+        if (first == kNoPage) {
+            ASSERT_FALSE(has_free(pages, pages)) << "order " << order;
+            return;
+        }
+        ASSERT_EQ(first % pages, 0u);
+        take_out(first, pages, is_clean, is_backed);
+        uint32_t used = random_.one_in(4) ? 1 + static_cast<uint32_t>(random_.below(pages)) : pages;
+        if (used < pages)
+            put_back({first + used, pages - used}, !is_clean);
+        runs_.push_back({first, used});
+    }
+
+    void take_blocks(uint32_t count) {
+        bool is_clean = false;
+        bool is_backed = false;
+        uint32_t first = buddy_.take_blocks(count, &is_clean, &is_backed);
+        if (first == kNoPage) {
+            ASSERT_FALSE(has_free(count * kPageblockPages, kPageblockPages)) << count << " blocks";
+            return;
+        }
+        ASSERT_EQ(first % kPageblockPages, 0u);
+        take_out(first, count * kPageblockPages, is_clean, is_backed);
+        runs_.push_back({first, count * kPageblockPages});
+    }
+
+    void release() {
+        if (runs_.empty())
+            return;
+        run_of_pages &at = runs_[random_.below(runs_.size())];
+        run_of_pages run = at;
+        if (run.count > 1 && random_.one_in(4)) { // in two pieces
+            uint32_t kept = 1 + static_cast<uint32_t>(random_.below(run.count - 1));
+            at.count = kept;
+            run = {run.first + kept, run.count - kept};
+        } else {
+            at = runs_.back();
+            runs_.pop_back();
+        }
+        put_back(run, random_.one_in(2));
+    }
+
+    void purge() {
+        uint32_t number = 0;
+        if (!buddy_.isolate_dirty(&number)) {
+            ASSERT_EQ(dirty_, 0u);
+            return;
+        }
+        for (uint32_t i = 0; i < kPageblockPages; i++) {
+            uint8_t &state = state_[number * kPageblockPages + i];
+            if ((buddy_.block(number).isolated[i / 64] >> (i % 64) & 1) != 0) {
+                ASSERT_TRUE(state == clean || state == dirty);
+                free_--;
+                dirty_ -= state == dirty;
+                state = isolated;
+            } else {
+                ASSERT_NE(state, dirty);
+            }
+        }
+        ASSERT_EQ(buddy_.free_pages(), free_);
+        bool still_dirty = random_.one_in(4);
+        buddy_.unisolate(number, still_dirty);
+        for (uint32_t i = 0; i < kPageblockPages; i++) {
+            uint8_t &state = state_[number * kPageblockPages + i];
+            if (state != isolated)
+                continue;
+            state = still_dirty ? dirty : clean;
+            free_++;
+            dirty_ += still_dirty;
+        }
+    }
+
+    void take_out(uint32_t first, uint32_t count, bool is_clean, bool is_backed) {
+        uint32_t marked = 0;
+        for (uint32_t i = first; i < first + count; i++) {
+            ASSERT_TRUE(state_[i] == clean || state_[i] == dirty) << "page " << i;
+            marked += state_[i] == dirty;
+            state_[i] = taken;
+        }
+        ASSERT_EQ(is_clean, marked == 0);
+        ASSERT_EQ(is_backed, marked == count);
+        free_ -= count;
+        dirty_ -= marked;
+    }
+
+    void put_back(run_of_pages run, bool is_dirty) {
+        buddy_.release(run.first, run.count, is_dirty);
+        std::fill_n(state_.get() + run.first, run.count, is_dirty ? dirty : clean);
+        free_ += run.count;
+        dirty_ += is_dirty ? run.count : 0;
+    }
+
+    bool has_free(uint32_t count, uint32_t align) const {
+        for (uint32_t at = 0; at + count <= kPages; at += align) {
+            uint32_t n = 0;
+            while (n < count && state_[at + n] != taken)
+                n++;
+            if (n == count)
+                return true;
+        }
+        return false;
+    }
+
+    buddy &buddy_;
+    random_numbers random_;
+    std::unique_ptr<uint8_t[]> state_{new uint8_t[kPages]};
+    std::vector<run_of_pages> runs_;
+    uint64_t free_ = 0;
+    uint64_t dirty_ = 0;
+};
+
+TEST_F(BuddyTest, AgreesWithAMapOfPages) {
+    model m(buddy_, 1);
+    m.run(test::operations());
+}
+
+} // namespace
+} // namespace pagoda

@@ -1,0 +1,487 @@
+#include "hugepage/zone.h"
+
+#include "hugepage/address_space.h"
+#include "hugepage/options.h"
+#include "hugepage/page.h"
+#include "hugepage/sys.h"
+#include "tests/unit.h"
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+namespace pagoda {
+namespace {
+
+using test::in_child;
+using test::limit;
+using test::random_numbers;
+using test::resident;
+using test::succeeded;
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+// The zones belong to the process, so each test has a process of its own. It starts without THP,
+// which counts on nothing the machine may lack.
+template <class F> void in_fresh_zone(F body) {
+    EXPECT_TRUE(succeeded(in_child([&] {
+        mutable_options().thp = thp_policy::never;
+        ASSERT_TRUE(address_space_init(kPageSize));
+        ASSERT_TRUE(zones_init());
+        body(zone_normal());
+        sys::inject_failures(0, 0);
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
+}
+
+uint32_t get(uint32_t count, gfp_t gfp = GFP_KERNEL, unsigned align = 0) {
+    page_state state;
+    return zone_normal().alloc(count, align, gfp, &state);
+}
+
+void fill(uint32_t first, uint32_t count, int with) {
+    memset(page_address(first), with, size_t{count} << kPageShift);
+}
+
+bool is_zero(uint32_t first, uint32_t count) {
+    const uint64_t *words = static_cast<const uint64_t *>(page_address(first));
+    for (size_t i = 0; i < (size_t{count} << kPageShift) / 8; i++)
+        if (words[i] != 0)
+            return false;
+    return true;
+}
+
+TEST(ZoneTest, HandsOutExactPages) {
+    in_fresh_zone([](zone &z) {
+        page_state state;
+        uint32_t first = z.alloc(3, 0, GFP_KERNEL, &state);
+        ASSERT_NE(first, kNoPage);
+        EXPECT_TRUE(state.zeroed);
+        EXPECT_FALSE(state.backed);
+        EXPECT_TRUE(is_zero(first, 3));
+        fill(first, 3, 1);
+        zone_stats s = z.stats();
+        EXPECT_EQ(s.allocated, 3u);
+        EXPECT_EQ(s.present - s.free, 3u);
+        EXPECT_TRUE(in_zone(page_address(first + 2)));
+        EXPECT_FALSE(in_zone(&s));
+        EXPECT_TRUE(z.free(first, 3, true, GFP_KERNEL));
+        s = z.stats();
+        EXPECT_EQ(s.released, 3u);
+        EXPECT_EQ(s.free, s.present);
+        EXPECT_EQ(s.dirty, 3u);
+    });
+}
+
+TEST(ZoneTest, AlignsAsAsked) {
+    in_fresh_zone([](zone &z) {
+        for (unsigned align = 0; align <= kPageblockOrder; align++) {
+            ASSERT_NE(get(1), kNoPage); // moves what comes next off its place
+            uint32_t first = get(1, GFP_KERNEL, align);
+            ASSERT_NE(first, kNoPage);
+            EXPECT_EQ(first % (1u << align), 0u);
+        }
+        EXPECT_EQ(z.stats().allocated, 20u);
+        EXPECT_EQ(get(1, GFP_KERNEL, kPageblockOrder + 1), kNoPage);
+        EXPECT_EQ(z.stats().allocated, 20u);
+    });
+}
+
+TEST(ZoneTest, HandsOutMoreThanAPageblock) {
+    in_fresh_zone([](zone &z) {
+        uint32_t count = 2 * kPageblockPages + 7;
+        uint32_t first = get(count);
+        ASSERT_NE(first, kNoPage);
+        fill(first, count, 1);
+        zone_stats s = z.stats();
+        EXPECT_EQ(s.present - s.free, count);
+        EXPECT_TRUE(z.free(first, 7, true, GFP_KERNEL)); // in pieces
+        EXPECT_TRUE(z.free(first + 7, count - 7, true, GFP_KERNEL));
+        EXPECT_EQ(z.stats().free, z.stats().present);
+    });
+}
+
+TEST(ZoneTest, AtomicDoesNotGrow) {
+    in_fresh_zone([](zone &z) {
+        EXPECT_EQ(get(1, GFP_ATOMIC), kNoPage);
+        EXPECT_EQ(get(1, GFP_NOWAIT), kNoPage);
+        EXPECT_EQ(z.stats().present, 0u);
+        ASSERT_NE(get(1), kNoPage);
+        uint64_t present = z.stats().present;
+        uint64_t got = 1;
+        while (get(1, GFP_ATOMIC) != kNoPage)
+            got++;
+        EXPECT_EQ(got, present);
+        EXPECT_EQ(z.stats().present, present);
+        EXPECT_NE(get(1), kNoPage);
+        EXPECT_GT(z.stats().present, present);
+    });
+}
+
+TEST(ZoneTest, AtomicDoesNotWait) {
+    in_fresh_zone([](zone &z) {
+        uint32_t first = get(1);
+        z.lock().lock();
+        EXPECT_EQ(get(1, GFP_ATOMIC), kNoPage);
+        EXPECT_FALSE(z.free(first, 1, true, GFP_ATOMIC));
+        z.lock().unlock();
+        EXPECT_EQ(z.stats().released, 0u);
+        EXPECT_TRUE(z.free(first, 1, true, GFP_ATOMIC));
+        EXPECT_EQ(z.stats().released, 1u);
+    });
+}
+
+TEST(ZoneTest, AtomicFreesDoNotPurge) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = 64 << 10;
+        uint32_t first = get(kPageblockPages);
+        fill(first, kPageblockPages, 1);
+        EXPECT_TRUE(z.free(first, kPageblockPages, true, GFP_ATOMIC));
+        EXPECT_TRUE(z.over_dirty_bound());
+        EXPECT_EQ(z.stats().purged, 0u);
+    });
+}
+
+TEST(ZoneTest, WatermarksFollowTheLowest) {
+    in_fresh_zone([](zone &z) {
+        EXPECT_EQ(z.watermark_pages(watermark::high), 0u);
+        z.set_min_watermark(100);
+        EXPECT_EQ(z.watermark_pages(watermark::min), 100u);
+        EXPECT_EQ(z.watermark_pages(watermark::low), 125u);
+        EXPECT_EQ(z.watermark_pages(watermark::high), 150u);
+        ASSERT_NE(get(1), kNoPage);
+        uint32_t free = static_cast<uint32_t>(z.stats().free);
+        EXPECT_TRUE(z.watermark_ok(free - 100, watermark::min, GFP_NOWAIT));
+        EXPECT_FALSE(z.watermark_ok(free - 99, watermark::min, GFP_NOWAIT));
+        EXPECT_TRUE(z.watermark_ok(free - 50, watermark::min, GFP_ATOMIC));
+        EXPECT_FALSE(z.watermark_ok(free - 49, watermark::min, GFP_ATOMIC));
+        EXPECT_FALSE(z.watermark_ok(free - 100, watermark::low, GFP_NOWAIT));
+    });
+}
+
+TEST(ZoneTest, TheReserveIsForHighPriority) {
+    in_fresh_zone([](zone &z) {
+        z.set_min_watermark(100);
+        ASSERT_NE(get(1), kNoPage);
+        while (get(1, GFP_NOWAIT) != kNoPage)
+            continue;
+        EXPECT_EQ(z.stats().free, 100u);
+        while (get(1, GFP_ATOMIC) != kNoPage)
+            continue;
+        EXPECT_EQ(z.stats().free, 50u);
+        uint64_t present = z.stats().present;
+        EXPECT_NE(get(1), kNoPage); // grows rather than touch it
+        EXPECT_GT(z.stats().present, present);
+        EXPECT_GE(z.stats().free, 100u);
+    });
+}
+
+TEST(ZoneTest, KnowsWhatReadsAsZero) {
+    in_fresh_zone([](zone &z) {
+        page_state state;
+        uint32_t first = z.alloc(kPageblockPages, 0, GFP_KERNEL, &state);
+        fill(first, kPageblockPages, 0x55);
+        z.free(first, kPageblockPages, true, GFP_KERNEL);
+        ASSERT_EQ(z.alloc(kPageblockPages, 0, GFP_KERNEL, &state), first); // memory is used again
+        EXPECT_FALSE(state.zeroed);
+        EXPECT_TRUE(state.backed);
+        z.free(first, kPageblockPages, true, GFP_KERNEL);
+        EXPECT_EQ(z.purge(0), kPageblockSize);
+        EXPECT_FALSE(resident(page_address(first)));
+        ASSERT_EQ(z.alloc(kPageblockPages, 0, GFP_KERNEL, &state), first);
+        EXPECT_TRUE(state.zeroed);
+        EXPECT_FALSE(state.backed);
+        EXPECT_TRUE(is_zero(first, kPageblockPages));
+        z.free(first, kPageblockPages, false, GFP_KERNEL); // never touched since
+        EXPECT_EQ(z.stats().dirty, 0u);
+    });
+}
+
+TEST(ZoneTest, PurgesDownToWhatIsKept) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = 64 * kMiB;
+        uint32_t count = 4 * kPageblockPages;
+        uint32_t first = get(count);
+        fill(first, count, 1);
+        z.free(first, count, true, GFP_KERNEL);
+        EXPECT_EQ(z.stats().dirty, count);
+        EXPECT_EQ(z.purge(16 * kMiB), 0u);
+        EXPECT_EQ(z.purge(3 * kMiB), 6 * kMiB); // by whole pageblocks
+        EXPECT_EQ(z.stats().dirty, kPageblockPages);
+        EXPECT_EQ(z.stats().purged, 3 * kPageblockPages);
+        EXPECT_EQ(z.purge(0), 2 * kMiB);
+        EXPECT_EQ(z.purge(0), 0u);
+        EXPECT_EQ(z.stats().free, z.stats().present);
+    });
+}
+
+TEST(ZoneTest, FreeMemoryStaysWithinItsBound) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = kMiB;
+        constexpr uint32_t kRun = 16;
+        std::vector<uint32_t> runs;
+        for (size_t i = 0; i < 64 * kMiB / (kRun * kPageSize); i++) {
+            runs.push_back(get(kRun));
+            ASSERT_NE(runs.back(), kNoPage);
+            fill(runs.back(), kRun, 1);
+        }
+        EXPECT_EQ(z.dirty_bound(), 8 * kMiB); // an eighth of what lives
+        random_numbers random(3);
+        while (!runs.empty()) {
+            std::swap(runs[random.below(runs.size())], runs.back());
+            z.free(runs.back(), kRun, true, GFP_KERNEL);
+            runs.pop_back();
+            ASSERT_LE(z.stats().dirty << kPageShift, z.dirty_bound());
+        }
+        EXPECT_EQ(z.dirty_bound(), kMiB);
+        EXPECT_GE(z.stats().purged, 63 * kMiB >> kPageShift);
+    });
+}
+
+TEST(ZoneTest, VmallocCountsTowardsTheBound) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = kMiB;
+        EXPECT_EQ(z.dirty_bound(), kMiB);
+        z.note_vmalloc(80 * int64_t{kMiB}, 0);
+        EXPECT_EQ(z.dirty_bound(), 10 * kMiB);
+        z.note_vmalloc(0, 10 * int64_t{kMiB});
+        EXPECT_FALSE(z.over_dirty_bound());
+        z.note_vmalloc(0, 1);
+        EXPECT_TRUE(z.over_dirty_bound());
+        z.note_vmalloc(-80 * int64_t{kMiB}, -9 * int64_t{kMiB} - 1);
+        EXPECT_FALSE(z.over_dirty_bound());
+        EXPECT_EQ(z.dirty_bound(), kMiB);
+    });
+}
+
+TEST(ZoneTest, QuickRefaultsRaiseTheBound) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = 8 * kMiB;
+        EXPECT_EQ(z.dirty_bound(), 8 * kMiB);
+        uint32_t first = get(kPageblockPages);
+        fill(first, kPageblockPages, 1);
+        z.free(first, kPageblockPages, true, GFP_KERNEL);
+        z.purge(0);
+        ASSERT_EQ(get(kPageblockPages), first);
+        EXPECT_EQ(z.stats().refault_bonus, kPageblockSize);
+        EXPECT_GE(z.dirty_bound(), 9 * kMiB);
+    });
+}
+
+TEST(ZoneTest, LockedMemoryKeepsItsBytes) {
+    in_fresh_zone([](zone &z) {
+        uint32_t first = get(kPageblockPages);
+        fill(first, kPageblockPages, 0x55);
+        if (mlock(page_address(first), kPageSize) != 0)
+            return; // this process may not lock memory
+        z.free(first, kPageblockPages, true, GFP_KERNEL);
+        z.purge(0);
+        EXPECT_GT(z.stats().dirty, 0u);
+        page_state state;
+        ASSERT_EQ(z.alloc(kPageblockPages, 0, GFP_KERNEL, &state), first);
+        EXPECT_FALSE(state.zeroed);
+    });
+}
+
+TEST(ZoneTest, StepsOverWhatOthersMapped) {
+    for (size_t at : {size_t{0}, kPageblockSize, 5 * kMiB + kPageSize}) {
+        in_fresh_zone([at](zone &z) {
+            uintptr_t obstacle = g_space.zone_base + at;
+            ASSERT_EQ(sys::map_at(obstacle, kPageSize), 0);
+            memset(reinterpret_cast<void *>(obstacle), 0x77, kPageSize);
+            uint32_t own = static_cast<uint32_t>(at >> kPageShift);
+            uint32_t count = kPageblockPages / 2;
+            for (int i = 0; i < 40; i++) {
+                uint32_t first = get(count);
+                ASSERT_NE(first, kNoPage);
+                EXPECT_TRUE(own < first || own >= first + count);
+                fill(first, count, 1);
+            }
+            for (size_t i = 0; i < kPageSize; i++)
+                ASSERT_EQ(reinterpret_cast<char *>(obstacle)[i], 0x77);
+            EXPECT_TRUE(z.consistent());
+        });
+    }
+}
+
+TEST(ZoneTest, DmaZonesHaveNoMemory) {
+    in_fresh_zone([](zone &z) {
+        ASSERT_NE(get(1), kNoPage);
+        EXPECT_EQ(&zone_for(GFP_KERNEL), &z);
+        for (gfp_t where : {__GFP_DMA, __GFP_DMA32}) {
+            zone &dma = zone_for(GFP_KERNEL | where);
+            EXPECT_NE(&dma, &z);
+            page_state state;
+            EXPECT_EQ(dma.alloc(1, 0, GFP_ATOMIC | where, &state), kNoPage);
+            EXPECT_EQ(dma.alloc(1, 0, GFP_KERNEL | where, &state), kNoPage);
+            EXPECT_EQ(dma.alloc(2000, 0, GFP_KERNEL | where, &state), kNoPage);
+            EXPECT_EQ(dma.stats().present, 0u);
+            EXPECT_EQ(dma.purge(0), 0u);
+        }
+    });
+}
+
+std::atomic<int> reclaims{0};
+
+TEST(ZoneTest, AtALimitItReclaimsAndThenFails) {
+    in_fresh_zone([](zone &z) {
+        z.set_reclaim([] {
+            reclaims++;
+            return false;
+        });
+        ASSERT_NE(get(1), kNoPage);
+        EXPECT_EQ(reclaims, 0);
+        limit(RLIMIT_AS, test::process_figure("VmSize") + 3 * kMiB);
+        uint64_t got = 1;
+        while (get(1) != kNoPage)
+            got++;
+        EXPECT_GT(reclaims, 0);
+        EXPECT_EQ(z.stats().allocated, got);
+        EXPECT_EQ(z.stats().free, 0u); // also the pieces smaller than a pageblock
+        EXPECT_GE(got, (4 * kMiB) >> kPageShift);
+        EXPECT_TRUE(z.free(0, 1, false, GFP_KERNEL));
+        EXPECT_NE(get(1), kNoPage);
+    });
+}
+
+uint32_t hoarded = kNoPage;
+
+TEST(ZoneTest, UsesWhatReclaimGaveBack) {
+    in_fresh_zone([](zone &) {
+        hoarded = get(kPageblockPages);
+        ASSERT_NE(hoarded, kNoPage);
+        while (get(1, GFP_ATOMIC) != kNoPage)
+            continue;
+        zone_normal().set_reclaim(
+            [] { return zone_normal().free(hoarded, kPageblockPages, false, GFP_KERNEL); });
+        sys::inject_failures(0, 100'000);
+        EXPECT_EQ(get(1), hoarded);
+    });
+}
+
+TEST(ZoneTest, SurvivesFailureAtEveryStep) {
+    in_fresh_zone([](zone &z) {
+        for (int skip = 0; skip < 20; skip++) {
+            std::vector<uint32_t> runs;
+            sys::inject_failures(skip, 100'000);
+            for (uint32_t run = 0; (run = get(300)) != kNoPage;)
+                runs.push_back(run);
+            EXPECT_EQ(get(3 * kPageblockPages), kNoPage);
+            EXPECT_FALSE(z.lock().is_locked());
+            sys::inject_failures(0, 0);
+            ASSERT_TRUE(z.consistent());
+            uint32_t first = get(300);
+            ASSERT_NE(first, kNoPage);
+            runs.push_back(first);
+            for (uint32_t run : runs) {
+                fill(run, 300, 1);
+                z.free(run, 300, true, GFP_KERNEL);
+            }
+            ASSERT_EQ(z.stats().free, z.stats().present);
+        }
+    });
+}
+
+TEST(ZoneTest, AnEmptyHugetlbPoolIsAskedOnce) {
+    in_fresh_zone([](zone &z) {
+        EXPECT_FALSE(z.hugetlb_left());
+        ASSERT_EQ(parse_options("hugetlb=2M:4"), 0);
+        EXPECT_TRUE(z.hugetlb_left());
+        sys::inject_failures(0, 1); // the pool has no page
+        uint32_t first = get(kPageblockPages);
+        ASSERT_NE(first, kNoPage);
+        fill(first, kPageblockPages, 1);
+        EXPECT_FALSE(z.hugetlb_left());
+        EXPECT_EQ(z.stats().hugetlb, 0u);
+    });
+}
+
+TEST(ZoneTest, HugePagesComeWithMemory) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().thp = thp_policy::always;
+        page_state state;
+        uint32_t first = z.alloc(8, 0, GFP_KERNEL, &state);
+        ASSERT_NE(first, kNoPage);
+        EXPECT_TRUE(state.zeroed);
+        EXPECT_EQ(state.backed, z.stats().huge_blocks == 1); // where the kernel can populate
+        EXPECT_EQ(resident(page_address(first + 7)), state.backed);
+        EXPECT_TRUE(is_zero(first, 8));
+        EXPECT_EQ(z.stats().dirty, state.backed ? kPageblockPages - 8 : 0);
+    });
+}
+
+TEST(ZoneTest, SmallHeapsHaveNoHugePages) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().thp = thp_policy::automatic;
+        for (int i = 0; i < 7; i++)
+            ASSERT_NE(get(kPageblockPages), kNoPage);
+        EXPECT_EQ(z.stats().huge_blocks, 0u);
+        mutable_options().thp = thp_policy::never;
+        for (int i = 0; i < 20; i++)
+            ASSERT_NE(get(kPageblockPages), kNoPage);
+        EXPECT_EQ(z.stats().huge_blocks, 0u);
+    });
+}
+
+TEST(ZoneTest, FreedPagesHaveNoClass) {
+    in_fresh_zone([](zone &z) {
+        uint32_t first = get(4);
+        memset(g_pagemap.page_class + first, kClassRunTail, 4);
+        EXPECT_EQ(class_of_pointer(page_address(first + 3)), kClassRunTail);
+        z.free(first + 2, 2, false, GFP_KERNEL);
+        EXPECT_EQ(class_of_pointer(page_address(first + 1)), kClassRunTail);
+        EXPECT_EQ(class_of_pointer(page_address(first + 3)), kClassNone);
+        EXPECT_EQ(class_of_pointer(nullptr), kClassNone);
+        EXPECT_EQ(class_of_pointer(reinterpret_cast<void *>(UINTPTR_MAX)), kClassNone);
+    });
+}
+
+// Each run carries its owner's mark in every page for as long as it is held.
+TEST(ZoneTest, ThreadsHoldPagesOfTheirOwn) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = kMiB; // purges meet allocations
+        std::atomic<int> wrong{0};
+        auto work = [&](uint64_t seed) {
+            struct run {
+                uint32_t first;
+                uint32_t count;
+                uint64_t mark;
+            };
+            random_numbers random(seed);
+            std::vector<run> runs;
+            for (int i = 0; i < 20'000; i++) {
+                if (runs.size() < 50 || (runs.size() < 100 && random.one_in(2))) {
+                    run r = {0, 1 + static_cast<uint32_t>(random.skewed(7)), random.next()};
+                    page_state state;
+                    r.first = z.alloc(r.count, 0, GFP_KERNEL, &state);
+                    for (uint32_t p = 0; p < r.count; p++) {
+                        uint64_t *word = static_cast<uint64_t *>(page_address(r.first + p));
+                        wrong += state.zeroed && *word != 0;
+                        *word = r.mark;
+                    }
+                    runs.push_back(r);
+                } else {
+                    std::swap(runs[random.below(runs.size())], runs.back());
+                    run r = runs.back();
+                    runs.pop_back();
+                    for (uint32_t p = 0; p < r.count; p++)
+                        wrong += *static_cast<uint64_t *>(page_address(r.first + p)) != r.mark;
+                    z.free(r.first, r.count, true, GFP_KERNEL);
+                }
+            }
+            for (const run &r : runs)
+                z.free(r.first, r.count, true, GFP_KERNEL);
+        };
+        std::vector<std::thread> threads;
+        for (uint64_t i = 0; i < 4; i++)
+            threads.emplace_back(work, i + 1);
+        for (auto &t : threads)
+            t.join();
+        EXPECT_EQ(wrong, 0);
+        EXPECT_EQ(z.stats().free, z.stats().present);
+        EXPECT_EQ(z.stats().allocated, z.stats().released);
+    });
+}
+
+} // namespace
+} // namespace pagoda
