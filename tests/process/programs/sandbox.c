@@ -49,6 +49,7 @@ int main(int argc, char **argv) {
     sigaction(SIGSYS, &action, NULL);
     pthread_t threads[4];
     // "early": not even one allocation before the door closes.
+    const bool trim = argc > 1 && strcmp(argv[1], "trim") == 0;
     const bool early = argc > 1 && strcmp(argv[1], "early") == 0;
     pthread_barrier_init(&entered, NULL, 3);
     for (uintptr_t i = 0; !early && i < 2; ++i) {
@@ -69,7 +70,9 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 4; ++i) {
         pthread_join(threads[i], NULL);
     }
-    malloc_trim(0);
+    if (trim) {
+        malloc_trim(0);
+    }
     work((void *)10);
     // A full burst, so that memory is given back as well.
     for (int round = 0; round < 3; ++round) {
