@@ -1,0 +1,58 @@
+#include "tests/unit.h"
+
+#include "hugepage/options.h"
+#include "lib/heap.h"
+#include "lib/misuse.h"
+
+namespace pagoda::test {
+namespace {
+
+TEST(misuse, aborts_after_one_line) {
+    int here = 0;
+    child_end end = in_child([&] { report_double_free(&here, 64); });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_EQ(end.lines(), 1u) << end.errors;
+    EXPECT_TRUE(end.said("double free")) << end.errors;
+    EXPECT_TRUE(end.said("malloc-64")) << end.errors;
+}
+
+TEST(misuse, goes_on_where_only_reports_are_wanted) {
+    int here = 0;
+    child_end end = in_child([&] {
+        mutable_options().on_error = error_policy::report;
+        report_double_free(&here);
+        report_double_free(&here, 40960);
+        report_interior(&here, 128, 16);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 3u) << end.errors;
+    EXPECT_TRUE(end.said("a page run of 40960 bytes")) << end.errors;
+    EXPECT_TRUE(end.said("inside an object of cache malloc-128")) << end.errors;
+}
+
+TEST(misuse, foreign_pointers_follow_their_option) {
+    int here = 0;
+    auto twice = [&](foreign_policy policy) {
+        return in_child([&] {
+            mutable_options().foreign = policy;
+            report_foreign(&here);
+            report_foreign(&here);
+        });
+    };
+    EXPECT_EQ(twice(foreign_policy::ignore).lines(), 1u);
+    EXPECT_EQ(twice(foreign_policy::report).lines(), 2u);
+    EXPECT_EQ(twice(foreign_policy::abort).signal(), SIGABRT);
+}
+
+TEST(misuse, the_heap_names_a_run_that_is_free) {
+    child_end end = in_child([] {
+        ASSERT_TRUE(heap_init());
+        void *p = heap_alloc(600 << 10, GFP_KERNEL);
+        heap_free(p, GFP_KERNEL);
+        heap_free(p, GFP_KERNEL);
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+}
+
+} // namespace
+} // namespace pagoda::test

@@ -1,0 +1,62 @@
+#include "tests/unit.h"
+
+#include "hugepage/options.h"
+#include "lib/heap.h"
+#include "lib/thread.h"
+
+#include <thread>
+
+namespace pagoda::test {
+namespace {
+
+// Where there is no rseq, which one process decides once.
+template <class F> child_end without_rseq(F body) {
+    return in_child([&] {
+        mutable_options().percpu = percpu_policy::off;
+        ASSERT_TRUE(heap_init());
+        ASSERT_FALSE(percpu::has_rseq());
+        body();
+    });
+}
+
+int count_slots() {
+    int n = 0;
+    for_each_thread_slot([](char *, void *count) { ++*static_cast<int *>(count); }, &n);
+    return n;
+}
+
+TEST(thread_slot, belongs_to_a_slow_path_that_interrupted_none) {
+    EXPECT_TRUE(succeeded(without_rseq([] {
+        EXPECT_EQ(thread_slot(), nullptr);
+        slow_path outer;
+        EXPECT_FALSE(outer.nested());
+        char *mine = thread_slot();
+        EXPECT_NE(mine, nullptr);
+        {
+            slow_path inner;
+            EXPECT_TRUE(inner.nested());
+            EXPECT_EQ(thread_slot(), nullptr);
+            EXPECT_EQ(gfpflags_allow_blocking(inner.limit(GFP_KERNEL)), 0);
+        }
+        EXPECT_EQ(thread_slot(), mine);
+    })));
+}
+
+TEST(thread_slot, is_used_again_when_its_thread_has_ended) {
+    EXPECT_TRUE(succeeded(without_rseq([] {
+        for (int i = 0; i < 50; i++)
+            std::thread([] {
+                void *p[100];
+                for (void *&q : p)
+                    q = heap_alloc(200, GFP_KERNEL);
+                for (void *q : p)
+                    heap_free(q, GFP_KERNEL);
+            }).join();
+        EXPECT_LE(count_slots(), 2);
+        EXPECT_EQ(heap_get_stats().live_objects, 0u);
+        EXPECT_EQ(heap_get_stats().cached_objects, 0u) << "a thread empties its slot when it ends";
+    })));
+}
+
+} // namespace
+} // namespace pagoda::test
