@@ -254,7 +254,8 @@ void heap_set_foreign_free(bool (*hook)(void *)) { foreign_free = hook; }
 
 heap_stats heap_get_stats() {
     heap_stats s = {};
-    if (!heap_ready())
+    slow_path scope; // a handler must not wait for the locks taken here
+    if (!heap_ready() || scope.nested())
         return s;
     for (unsigned cls = 1; cls <= kLastClass; cls++) {
         const kmem_cache &c = g_caches[cls];

@@ -53,6 +53,7 @@ struct heap_stats {
     uint64_t vmalloc_areas;
     uint64_t vmalloc_bytes;
 };
+// All zeros where it is called from a handler that interrupted the allocator.
 heap_stats heap_get_stats();
 
 // Around fork: takes and releases every lock in rank order.
