@@ -31,9 +31,60 @@ uint32_t find(const uint64_t *map, uint32_t from, uint32_t to, bool value) {
 
 } // namespace
 
+// Runs of up to 15 pages have a bucket each, longer ones eight per doubling.
+static unsigned run_bucket(uint32_t length) {
+    if (length < 16)
+        return length;
+    unsigned order = log2_floor(length);
+    return 16 + (order - 4) * 8 + (length >> (order - 3) & 7);
+}
+
+// The shortest bucket whose runs all have `count` pages.
+static unsigned run_bucket_at_least(uint32_t count) {
+    return count == 1 ? 1 : run_bucket(count - 1) + 1;
+}
+
+// Calls fn(first, length) for each run of set bits, until it returns false.
+template <class F> static void for_runs(const uint64_t *map, F fn) {
+    for (uint32_t at = 0;;) {
+        uint32_t first = find(map, at, kPageblockPages, true);
+        if (first == kPageblockPages)
+            return;
+        at = find(map, first, kPageblockPages, false);
+        if (!fn(first, at - first))
+            return;
+    }
+}
+
+static uint32_t longest_run(const uint64_t *map) {
+    uint32_t longest = 0;
+    for_runs(map, [&](uint32_t, uint32_t length) {
+        longest = max_of(longest, length);
+        return true;
+    });
+    return longest;
+}
+
+bool buddy::belongs(const pageblock &b, unsigned list) {
+    switch (list) {
+    case kDirtyList:
+        return b.ndirty != 0 && b.pins == 0 && (b.flags & kBlockHugetlb) == 0;
+    case kDirtyRuns:
+        return b.ndirty != 0;
+    case kFreeRuns:
+        return b.nfree != 0;
+    default:
+        return b.blocks[list] != 0;
+    }
+}
+
 unsigned buddy::bucket_for(const pageblock &b, unsigned list) {
     if (list == kDirtyList) // most dirty pages first, whole free blocks before all
         return b.blocks[9] != 0 ? 0 : 8 - min_of(7u, b.ndirty / 64u);
+    if (list == kDirtyRuns)
+        return run_bucket(longest_run(b.dirty));
+    if (list == kFreeRuns)
+        return run_bucket(longest_run(b.pages));
     if (list == 9) // whole blocks: those that hold memory first
         return b.ndirty != 0 ? 0 : 1;
     return min_of(7u, b.nfree / 64u); // the fullest pageblock first
@@ -49,6 +100,7 @@ void buddy::link(uint32_t number, unsigned list, unsigned bucket) {
     else
         tails_[list][bucket] = number + 1;
     heads_[list][bucket] = number + 1;
+    filled_[list] |= uint64_t{1} << bucket;
     b.bucket[list] = static_cast<uint8_t>(bucket + 1);
 }
 
@@ -65,17 +117,16 @@ void buddy::unlink(uint32_t number, unsigned list) {
         block(next - 1).prev[list] = prev;
     else
         tails_[list][bucket] = prev;
+    if (heads_[list][bucket] == 0)
+        filled_[list] &= ~(uint64_t{1} << bucket);
     b.bucket[list] = 0;
 }
 
 // Brings the lists in line with a pageblock's counts; once per operation.
 void buddy::relist(uint32_t number) {
     pageblock &b = block(number);
-    for (unsigned list = 0; list <= kDirtyList; list++) {
-        bool wanted = list == kDirtyList
-                          ? b.ndirty != 0 && b.pins == 0 && (b.flags & kBlockHugetlb) == 0
-                          : b.blocks[list] != 0;
-        unsigned bucket = wanted ? bucket_for(b, list) + 1 : 0;
+    for (unsigned list = 0; list < kLists; list++) {
+        unsigned bucket = belongs(b, list) ? bucket_for(b, list) + 1 : 0;
         if (bucket == b.bucket[list])
             continue;
         if (b.bucket[list] != 0)
@@ -122,17 +173,6 @@ static bool free_block_at(const pageblock &b, uint32_t at, uint32_t *node, unsig
     return false;
 }
 
-// First page of `count` free ones in a row; kPageblockPages: none.
-uint32_t buddy::find_run(const pageblock &b, uint32_t count) const {
-    for (uint32_t at = 0; at + count <= kPageblockPages;) {
-        uint32_t first = find(b.pages, at, kPageblockPages, true);
-        at = find(b.pages, first, kPageblockPages, false);
-        if (at - first >= count)
-            return first;
-    }
-    return kPageblockPages;
-}
-
 // Takes free pages out of the free maps; the rests of the blocks they lay in stay free.
 void buddy::carve(pageblock &b, uint32_t offset, uint32_t count) {
     uint32_t end = offset + count;
@@ -153,30 +193,34 @@ void buddy::carve(pageblock &b, uint32_t offset, uint32_t count) {
     }
 }
 
-uint32_t buddy::take_exact(uint32_t count, bool *clean, bool *backed) {
-    // Only pageblocks with an aligned free block of at least half the length: others rarely have a
-    // run.
-    unsigned least = log2_floor(count);
-    int looks = 8; // pageblocks; a miss costs some waste, not memory
-    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
-        for (unsigned o = least; o < kPageblockOrder; o++) {
-            for (uint32_t at = heads_[o][bucket]; at != 0 && looks > 0;
-                 at = block(at - 1).next[o], looks--) {
-                pageblock &b = block(at - 1);
-                if (b.nfree < count)
-                    continue;
-                uint32_t offset = find_run(b, count);
-                if (offset == kPageblockPages)
-                    continue;
-                uint32_t number = at - 1;
-                carve(b, offset, count);
-                take_pages(b, offset, count, clean, backed);
-                relist(number);
-                return number * kPageblockPages + offset;
-            }
+uint32_t buddy::take_run(unsigned list, unsigned last_bucket, uint32_t count, uint32_t *dirty) {
+    uint64_t wanted = filled_[list] & ~uint64_t{0} << run_bucket_at_least(count);
+    if (wanted == 0)
+        return kNoPage;
+    unsigned bucket = static_cast<unsigned>(__builtin_ctzll(wanted));
+    if (bucket > last_bucket)
+        return kNoPage;
+    uint32_t number = heads_[list][bucket] - 1;
+    pageblock &b = block(number);
+    uint32_t offset = 0;
+    uint32_t best = kPageblockPages + 1;
+    for_runs(list == kDirtyRuns ? b.dirty : b.pages, [&](uint32_t first, uint32_t length) {
+        if (length >= count && length < best) {
+            offset = first;
+            best = length;
         }
-    }
-    return kNoPage;
+        return best != count;
+    });
+    PAGODA_INVARIANT(best <= kPageblockPages);
+    carve(b, offset, count);
+    *dirty = take_pages(b, offset, count);
+    relist(number);
+    return number * kPageblockPages + offset;
+}
+
+uint32_t buddy::take_exact(uint32_t count, uint32_t *dirty) {
+    uint32_t first = take_run(kDirtyRuns, kWholeRun, count, dirty);
+    return first != kNoPage ? first : take_run(kFreeRuns, kWholeRun - 1, count, dirty);
 }
 
 void buddy::release(uint32_t first, uint32_t count, bool dirty) {
@@ -201,8 +245,9 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
     }
 }
 
-// Accounts for pages that leave the free lists; their bits in `free` are already gone.
-void buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed) {
+// Accounts for pages that leave the free lists; their bits in `free` are already gone. Returns how
+// many hold memory.
+uint32_t buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count) {
     uint32_t dirty = 0;
     for_words(offset, count, [&](uint32_t w, uint64_t mask) {
         b.pages[w] &= ~mask;
@@ -213,17 +258,14 @@ void buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clea
     b.ndirty = static_cast<uint16_t>(b.ndirty - dirty);
     free_pages_ -= count;
     dirty_pages_ -= dirty;
-    *clean = dirty == 0;
-    *backed = dirty == count;
+    return dirty;
 }
 
-uint32_t buddy::take(unsigned order, bool *clean, bool *backed) {
+uint32_t buddy::take(unsigned order, uint32_t *dirty) {
     for (unsigned o = order; o <= kPageblockOrder; o++) {
         if (total_blocks_[o] == 0)
             continue;
-        unsigned bucket = 0;
-        while (heads_[o][bucket] == 0)
-            bucket++;
+        unsigned bucket = static_cast<unsigned>(__builtin_ctzll(filled_[o]));
         uint32_t number = heads_[o][bucket] - 1;
         pageblock &b = block(number);
         uint32_t level = kPageblockPages >> o;
@@ -234,15 +276,15 @@ uint32_t buddy::take(unsigned order, bool *clean, bool *backed) {
             mark(b, o - 1, node + 1, true);
         }
         uint32_t offset = (node - (kPageblockPages >> order)) << order;
-        take_pages(b, offset, 1u << order, clean, backed);
+        *dirty = take_pages(b, offset, 1u << order);
         relist(number);
         return number * kPageblockPages + offset;
     }
     return kNoPage;
 }
 
-uint32_t buddy::take_blocks(uint32_t count, bool *clean, bool *backed) {
-    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
+uint32_t buddy::take_blocks(uint32_t count, uint32_t *dirty) {
+    for (unsigned bucket = 0; bucket < 2; bucket++) {
         for (uint32_t at = heads_[9][bucket]; at != 0; at = block(at - 1).next[9]) {
             uint32_t first = at - 1;
             uint32_t n = 1;
@@ -252,15 +294,11 @@ uint32_t buddy::take_blocks(uint32_t count, bool *clean, bool *backed) {
                 n++;
             if (n < count)
                 continue;
-            *clean = *backed = true;
+            *dirty = 0;
             for (uint32_t i = 0; i < count; i++) {
-                bool c = false;
-                bool k = false;
                 mark(block(first + i), 9, 1, false);
-                take_pages(block(first + i), 0, kPageblockPages, &c, &k);
+                *dirty += take_pages(block(first + i), 0, kPageblockPages);
                 relist(first + i);
-                *clean = *clean && c;
-                *backed = *backed && k;
             }
             return first * kPageblockPages;
         }
@@ -276,9 +314,8 @@ bool buddy::would_break_clean(unsigned order) const {
 }
 
 bool buddy::isolate_dirty(uint32_t *out) {
-    for (unsigned bucket = 0; bucket < kBuckets; bucket++) {
-        if (tails_[kDirtyList][bucket] == 0)
-            continue;
+    if (filled_[kDirtyList] != 0) {
+        unsigned bucket = static_cast<unsigned>(__builtin_ctzll(filled_[kDirtyList]));
         uint32_t number = tails_[kDirtyList][bucket] - 1; // waited longest
         pageblock &b = block(number);
         for (uint32_t at = 0; at < kPageblockPages;) {
@@ -293,9 +330,7 @@ bool buddy::isolate_dirty(uint32_t *out) {
             (void)found;
             mark(b, order, node, false);
             uint32_t offset = (node << order) - kPageblockPages;
-            bool clean = false;
-            bool backed = false;
-            take_pages(b, offset, 1u << order, &clean, &backed);
+            take_pages(b, offset, 1u << order);
             for_words(offset, 1u << order,
                       [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
             at = offset + (1u << order);
@@ -352,7 +387,7 @@ bool buddy::consistent(uint32_t blocks) const {
                     if (test(b.free, up))
                         return false; // free twice
             }
-            if (count != b.blocks[o] || (count != 0) != (b.bucket[o] != 0))
+            if (count != b.blocks[o])
                 return false;
             pages += count << o;
         }
@@ -366,6 +401,9 @@ bool buddy::consistent(uint32_t blocks) const {
             marked += static_cast<uint32_t>(__builtin_popcountll(w));
         if (pages != b.nfree || marked != b.ndirty || marked > pages)
             return false;
+        for (unsigned list = 0; list < kLists; list++)
+            if (b.bucket[list] != (belongs(b, list) ? bucket_for(b, list) + 1 : 0))
+                return false;
         free += pages;
         dirty += marked;
     }

@@ -15,12 +15,12 @@ struct pageblock {
     uint64_t pages[8];    // the same by page: free ones
     uint64_t dirty[8];    // free pages that hold memory (not fresh, not purged)
     uint64_t isolated[8]; // pages out with a purge
-    uint32_t next[11];    // lists by order, [10]: by dirty pages; pageblock number + 1, 0 = end
-    uint32_t prev[11];
+    uint32_t next[13];    // by list (see `buddy`); pageblock number + 1, 0 = end
+    uint32_t prev[13];
     uint16_t blocks[10]; // free blocks per order
     uint16_t nfree;      // pages
     uint16_t ndirty;     // pages, among the free ones
-    uint8_t bucket[11];  // list the block is in + 1, 0 = none
+    uint8_t bucket[13];  // bucket of each list the block is in + 1, 0 = none
     uint8_t flags;
     uint32_t pins;      // > 0: mapped for DMA; never purged
     uint32_t purged_at; // ms; 0 = never
@@ -35,18 +35,20 @@ class buddy {
     // Pages [first, first + count) become free. `dirty`: they may hold memory and old bytes.
     void release(uint32_t first, uint32_t count, bool dirty);
 
+    // Each of the next three says in *dirty how many of the pages it took hold memory; 0: they
+    // read as zero.
+
     // A block of 2^order pages, order <= 9: the smallest order that has one, in the fullest
     // pageblock among equals, at the lowest address there. kNoPage when there is none.
-    // *clean: no page of it held memory, so it reads as zero; *backed: every page held memory.
-    uint32_t take(unsigned order, bool *clean, bool *backed);
+    uint32_t take(unsigned order, uint32_t *dirty);
 
-    // `count` pages (< 512) back to back, whatever their alignment, inside a pageblock that is
-    // partly in use: sizes that are no power of two leave no holes. kNoPage: no such place; take()
-    // serves.
-    uint32_t take_exact(uint32_t count, bool *clean, bool *backed);
+    // `count` pages (<= 512) in a row, whatever their alignment: the shortest run that is long
+    // enough, among those that hold memory if there is one. kNoPage: only whole pageblocks that
+    // hold none are left; take() serves.
+    uint32_t take_exact(uint32_t count, uint32_t *dirty);
 
     // `count` whole pageblocks in a row (order 10 and more). Rare, so it searches.
-    uint32_t take_blocks(uint32_t count, bool *clean, bool *backed);
+    uint32_t take_blocks(uint32_t count, uint32_t *dirty);
 
     // True when take(order) would have to break a whole free pageblock that holds no memory.
     bool would_break_clean(unsigned order) const;
@@ -68,22 +70,30 @@ class buddy {
     bool consistent(uint32_t blocks) const;
 
   private:
+    // Lists of pageblocks: [0..9] those with a free block of that order, the fullest first; then by
+    // dirty pages, by the longest run of dirty pages, and by the longest run of free ones.
     static constexpr unsigned kDirtyList = 10;
-    static constexpr unsigned kBuckets = 9;
+    static constexpr unsigned kDirtyRuns = 11;
+    static constexpr unsigned kFreeRuns = 12;
+    static constexpr unsigned kLists = 13;
+    static constexpr unsigned kBuckets = 57;
+    static constexpr unsigned kWholeRun = 56; // bucket of a run that is the whole pageblock
 
     void mark(pageblock &b, unsigned order, uint32_t node, bool is_free);
     void insert(pageblock &b, unsigned order, uint32_t node);
     void carve(pageblock &b, uint32_t offset, uint32_t count);
     void insert_range(pageblock &b, uint32_t offset, uint32_t count);
-    uint32_t find_run(const pageblock &b, uint32_t count) const;
-    void take_pages(pageblock &b, uint32_t offset, uint32_t count, bool *clean, bool *backed);
+    uint32_t take_run(unsigned list, unsigned last_bucket, uint32_t count, uint32_t *dirty);
+    uint32_t take_pages(pageblock &b, uint32_t offset, uint32_t count);
     void relist(uint32_t number);
     void link(uint32_t number, unsigned list, unsigned bucket);
     void unlink(uint32_t number, unsigned list);
     static unsigned bucket_for(const pageblock &b, unsigned list);
+    static bool belongs(const pageblock &b, unsigned list);
 
-    uint32_t heads_[11][kBuckets] = {};
-    uint32_t tails_[11][kBuckets] = {};
+    uint32_t heads_[kLists][kBuckets] = {};
+    uint32_t tails_[kLists][kBuckets] = {};
+    uint64_t filled_[kLists] = {}; // buckets with pageblocks
     uint64_t free_pages_ = 0;
     uint64_t dirty_pages_ = 0;
     uint64_t total_blocks_[10] = {};

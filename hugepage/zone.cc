@@ -177,39 +177,47 @@ bool zone::grow(uint32_t blocks, unsigned order) {
 
 // Allocation.
 
-// Accounts for pages that just left the buddy: what they hold, and whether they were purged lately.
-void zone::note_taken(uint32_t first, uint32_t count, page_state *state) {
+// Clean pages of a pageblock that was purged a moment ago: the purge came too early.
+void zone::note_taken_again(uint32_t first, uint32_t count) {
     uint32_t &purged_at = buddy_.block(first / kPageblockPages).purged_at;
-    if (state->zeroed && purged_at != 0) {
-        if (static_cast<uint32_t>(sys::now_ms()) - purged_at < kRefaultWindowMs)
-            note_refault(uint64_t{count} << kPageShift);
-        else
-            purged_at = 0;
-    }
+    if (purged_at == 0)
+        return;
+    if (static_cast<uint32_t>(sys::now_ms()) - purged_at < kRefaultWindowMs)
+        note_refault(uint64_t{count} << kPageShift);
+    else
+        purged_at = 0;
+}
+
+// Accounts for pages that just left the buddy, the first of `got`, of which `dirty` held memory.
+void zone::note_taken(uint32_t first, uint32_t count, uint32_t got, uint32_t dirty,
+                      page_state *state) {
+    if (dirty < got)
+        note_taken_again(first, min_of(count, got - dirty));
     // Where OS pages are larger than ours, a purge leaves old bytes at its edges.
-    state->zeroed = state->zeroed && sys::page_size() == kPageSize;
+    *state = {dirty == 0 && sys::page_size() == kPageSize, dirty == got};
     allocated_ += count;
 }
 
-// Sizes that are no power of two go back to back into partly used pageblocks.
 uint32_t zone::take_exact(uint32_t count, page_state *state) {
-    uint32_t first = buddy_.take_exact(count, &state->zeroed, &state->backed);
+    uint32_t dirty = 0;
+    uint32_t first = buddy_.take_exact(count, &dirty);
     if (first != kNoPage)
-        note_taken(first, count, state);
+        note_taken(first, count, count, dirty, state);
     return first;
 }
 
 uint32_t zone::take(uint32_t count, unsigned order, page_state *state) {
     bool single = order <= kPageblockOrder;
-    uint32_t first = single ? buddy_.take(order, &state->zeroed, &state->backed)
-                            : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages,
-                                                 &state->zeroed, &state->backed);
+    uint32_t dirty = 0;
+    uint32_t first =
+        single ? buddy_.take(order, &dirty)
+               : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages, &dirty);
     if (first == kNoPage)
         return kNoPage;
     uint32_t got = single ? 1u << order : static_cast<uint32_t>(align_up(count, kPageblockPages));
-    if (got > count) // exact pages: the tail goes back as it came
-        buddy_.release(first + count, got - count, !state->zeroed);
-    note_taken(first, count, state);
+    if (got > count) // exact pages: the tail goes back
+        buddy_.release(first + count, got - count, dirty != 0);
+    note_taken(first, count, got, dirty, state);
     return first;
 }
 
@@ -223,9 +231,8 @@ bool zone::want_huge(unsigned order) const {
 // Takes a whole clean pageblock, makes it one huge page without the lock, and serves from it.
 // The hint is taken back at once: khugepaged must not refill what is given back later.
 uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state) {
-    bool clean = false;
-    bool backed = false;
-    uint32_t first = buddy_.take(kPageblockOrder, &clean, &backed);
+    uint32_t dirty = 0;
+    uint32_t first = buddy_.take(kPageblockOrder, &dirty);
     if (first == kNoPage)
         return kNoPage;
     bool hugetlb = (buddy_.block(first / kPageblockPages).flags & kBlockHugetlb) != 0;
@@ -239,13 +246,14 @@ uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state
     }
     lock_.lock();
     huge_blocks_ += populated;
+    note_taken_again(first, kPageblockPages);
     uint32_t got = 1u << order;
     if (got < kPageblockPages)
         buddy_.release(first + got, kPageblockPages - got, populated);
     if (got > count)
         buddy_.release(first + count, got - count, populated);
     // Populated pages are fresh: zero all the same.
-    *state = {clean, populated};
+    *state = {dirty == 0, populated};
     allocated_ += count;
     return first;
 }
@@ -263,7 +271,7 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
     uint32_t first = kNoPage;
     for (int attempt = 0; first == kNoPage && attempt < 2; attempt++) {
         bool enough = watermark_ok(count, watermark::min, gfp);
-        if (enough && align_order == 0 && !is_power_of_two(count) && order <= kPageblockOrder)
+        if (enough && align_order == 0 && count <= kPageblockPages)
             first = take_exact(count, state);
         if (first == kNoPage && enough && may_block && want_huge(order))
             first = take_huge_block(count, order, state);

@@ -87,7 +87,9 @@ class zone {
     bool tables_reach(uint64_t end_page);
     uint32_t take(uint32_t count, unsigned order, page_state *state);
     uint32_t take_exact(uint32_t count, page_state *state);
-    void note_taken(uint32_t first, uint32_t count, page_state *state);
+    void note_taken_again(uint32_t first, uint32_t count);
+    void note_taken(uint32_t first, uint32_t count, uint32_t got, uint32_t dirty,
+                    page_state *state);
     bool want_huge(unsigned order) const;
     uint32_t take_huge_block(uint32_t count, unsigned order, page_state *state);
     void balance();

@@ -25,8 +25,9 @@ class BuddyTest : public ::testing::Test {
     // Every test starts with a zone of which no page is free.
     void SetUp() override { memset(g_space.pageblocks.as<char>(), 0, g_space.pageblocks.bytes()); }
 
-    uint32_t take(unsigned order) { return buddy_.take(order, &clean_, &backed_); }
-    uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, &clean_, &backed_); }
+    uint32_t take(unsigned order) { return buddy_.take(order, &dirty_); }
+    uint32_t take_exact(uint32_t count) { return buddy_.take_exact(count, &dirty_); }
+    uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, &dirty_); }
     std::vector<uint64_t> free_blocks() const {
         std::vector<uint64_t> counts;
         for (unsigned order = 0; order <= kPageblockOrder; order++)
@@ -35,8 +36,7 @@ class BuddyTest : public ::testing::Test {
     }
 
     buddy buddy_;
-    bool clean_ = false;
-    bool backed_ = false;
+    uint32_t dirty_ = 0; // of the pages taken last
 };
 
 using counts = std::vector<uint64_t>;
@@ -126,12 +126,10 @@ TEST_F(BuddyTest, WholePageblocksWithMemoryGoFirst) {
     buddy_.release(kPageblockPages, kPageblockPages, true);
     EXPECT_FALSE(buddy_.would_break_clean(0));
     EXPECT_EQ(take(kPageblockOrder), kPageblockPages);
-    EXPECT_FALSE(clean_);
-    EXPECT_TRUE(backed_);
+    EXPECT_EQ(dirty_, kPageblockPages);
     EXPECT_TRUE(buddy_.would_break_clean(0));
     EXPECT_EQ(take(kPageblockOrder), 0u);
-    EXPECT_TRUE(clean_);
-    EXPECT_FALSE(backed_);
+    EXPECT_EQ(dirty_, 0u);
 }
 
 TEST_F(BuddyTest, ASmallerBlockSavesTheCleanPageblock) {
@@ -141,14 +139,30 @@ TEST_F(BuddyTest, ASmallerBlockSavesTheCleanPageblock) {
     EXPECT_TRUE(buddy_.would_break_clean(3));
 }
 
-TEST_F(BuddyTest, HalfDirtyIsNeitherCleanNorBacked) {
+TEST_F(BuddyTest, SaysHowManyPagesHoldMemory) {
     buddy_.release(0, 2, false);
     buddy_.release(2, 2, true);
     EXPECT_EQ(buddy_.dirty_pages(), 2u);
     EXPECT_EQ(take(2), 0u);
-    EXPECT_FALSE(clean_);
-    EXPECT_FALSE(backed_);
+    EXPECT_EQ(dirty_, 2u);
     EXPECT_EQ(buddy_.dirty_pages(), 0u);
+}
+
+TEST_F(BuddyTest, AnExactRunComesFromTheShortestThatHoldsMemory) {
+    buddy_.release(0, kPageblockPages, false);
+    buddy_.release(kPageblockPages + 1, 7, false);
+    buddy_.release(2 * kPageblockPages + 3, 40, true);
+    buddy_.release(3 * kPageblockPages + 5, 13, true);
+    buddy_.release(3 * kPageblockPages + 101, 12, true);
+    EXPECT_EQ(take_exact(11), 3 * kPageblockPages + 101);
+    EXPECT_EQ(dirty_, 11u);
+    EXPECT_EQ(take_exact(11), 3 * kPageblockPages + 5);
+    EXPECT_EQ(take_exact(11), 2 * kPageblockPages + 3);
+    EXPECT_EQ(take_exact(40), kNoPage) << "a whole pageblock without memory is take()'s";
+    EXPECT_EQ(take_exact(28), 2 * kPageblockPages + 14);
+    EXPECT_EQ(take_exact(7), kPageblockPages + 1);
+    EXPECT_EQ(dirty_, 0u);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 
 TEST_F(BuddyTest, TakesPageblocksInARow) {
@@ -156,10 +170,9 @@ TEST_F(BuddyTest, TakesPageblocksInARow) {
         buddy_.release(n * kPageblockPages, kPageblockPages, n == 6);
     EXPECT_EQ(take_blocks(4), kNoPage);
     EXPECT_EQ(take_blocks(3), 5 * kPageblockPages);
-    EXPECT_FALSE(clean_);
-    EXPECT_FALSE(backed_);
+    EXPECT_EQ(dirty_, kPageblockPages);
     EXPECT_EQ(take_blocks(2), 2 * kPageblockPages);
-    EXPECT_TRUE(clean_);
+    EXPECT_EQ(dirty_, 0u);
     EXPECT_EQ(take_blocks(2), kNoPage);
     EXPECT_EQ(take_blocks(1), 0u);
     EXPECT_EQ(buddy_.free_pages(), 0u);
@@ -199,7 +212,7 @@ TEST_F(BuddyTest, IsolatedPagesComeBackCleanOrDirty) {
         EXPECT_EQ(buddy_.dirty_pages(), dirty ? 8u : 0u);
         EXPECT_TRUE(buddy_.consistent(kBlocks));
         EXPECT_EQ(take(3), 8u);
-        EXPECT_EQ(clean_, !dirty);
+        EXPECT_EQ(dirty_ == 0, !dirty);
     }
 }
 
@@ -253,7 +266,7 @@ class model {
             else if (random_.one_in(2000))
                 take_blocks(1 + static_cast<uint32_t>(random_.below(3)));
             else if (random_.below(100) < (free_ > target ? 65u : 35u))
-                take();
+                random_.one_in(2) ? take() : take_exact();
             else
                 release();
             ASSERT_EQ(buddy_.free_pages(), free_);
@@ -279,31 +292,50 @@ class model {
     void take() {
         unsigned order = static_cast<unsigned>(__builtin_ctzll(random_.next() | 1u << 9));
         uint32_t pages = 1u << order;
-        bool is_clean = false;
-        bool is_backed = false;
-        uint32_t first = buddy_.take(order, &is_clean, &is_backed);
+        uint32_t marked = 0;
+        uint32_t first = buddy_.take(order, &marked);
         if (first == kNoPage) {
             ASSERT_FALSE(has_free(pages, pages)) << "order " << order;
             return;
         }
         ASSERT_EQ(first % pages, 0u);
-        take_out(first, pages, is_clean, is_backed);
+        take_out(first, pages, marked);
         uint32_t used = random_.one_in(4) ? 1 + static_cast<uint32_t>(random_.below(pages)) : pages;
         if (used < pages)
-            put_back({first + used, pages - used}, !is_clean);
+            put_back({first + used, pages - used}, marked != 0);
         runs_.push_back({first, used});
     }
 
+    void take_exact() {
+        // Lengths of page runs: an eighth of a power of two is their step.
+        uint32_t count = (1 + static_cast<uint32_t>(random_.below(16)))
+                         << static_cast<uint32_t>(random_.below(6));
+        uint32_t marked = 0;
+        bool look = random_.one_in(200); // it takes long
+        uint32_t with_memory = look ? longest_run(true) : 0;
+        uint32_t any = look ? longest_run(false) : 0;
+        uint32_t first = buddy_.take_exact(count, &marked);
+        if (look) {
+            ASSERT_EQ(first != kNoPage, with_memory >= count || any >= count) << count << " pages";
+        }
+        if (with_memory >= count) {
+            ASSERT_EQ(marked, count);
+        }
+        if (first == kNoPage)
+            return;
+        take_out(first, count, marked);
+        runs_.push_back({first, count});
+    }
+
     void take_blocks(uint32_t count) {
-        bool is_clean = false;
-        bool is_backed = false;
-        uint32_t first = buddy_.take_blocks(count, &is_clean, &is_backed);
+        uint32_t marked = 0;
+        uint32_t first = buddy_.take_blocks(count, &marked);
         if (first == kNoPage) {
             ASSERT_FALSE(has_free(count * kPageblockPages, kPageblockPages)) << count << " blocks";
             return;
         }
         ASSERT_EQ(first % kPageblockPages, 0u);
-        take_out(first, count * kPageblockPages, is_clean, is_backed);
+        take_out(first, count * kPageblockPages, marked);
         runs_.push_back({first, count * kPageblockPages});
     }
 
@@ -353,15 +385,14 @@ class model {
         }
     }
 
-    void take_out(uint32_t first, uint32_t count, bool is_clean, bool is_backed) {
+    void take_out(uint32_t first, uint32_t count, uint32_t said) {
         uint32_t marked = 0;
         for (uint32_t i = first; i < first + count; i++) {
             ASSERT_TRUE(state_[i] == clean || state_[i] == dirty) << "page " << i;
             marked += state_[i] == dirty;
             state_[i] = taken;
         }
-        ASSERT_EQ(is_clean, marked == 0);
-        ASSERT_EQ(is_backed, marked == count);
+        ASSERT_EQ(said, marked);
         free_ -= count;
         dirty_ -= marked;
     }
@@ -382,6 +413,22 @@ class model {
                 return true;
         }
         return false;
+    }
+
+    // Of dirty pages, or of free ones in pageblocks that are partly in use.
+    uint32_t longest_run(bool of_dirty) const {
+        uint32_t longest = 0;
+        for (uint32_t block = 0; block < kPages; block += kPageblockPages) {
+            uint32_t here = 0;
+            for (uint32_t at = block, length = 0; at < block + kPageblockPages; at++) {
+                bool wanted = of_dirty ? state_[at] == dirty : state_[at] != taken;
+                length = wanted ? length + 1 : 0;
+                here = std::max(here, length);
+            }
+            if (of_dirty || here < kPageblockPages)
+                longest = std::max(longest, here);
+        }
+        return longest;
     }
 
     buddy &buddy_;
