@@ -128,7 +128,7 @@ void vm_range::release(vm_area *a) {
             meta_free(above, sizeof *above);
         }
     }
-    a->bytes = 0;
+    a->bytes = a->mapped = 0;
     put_bin(a);
 }
 

@@ -16,10 +16,10 @@ struct vm_area {
     vm_area *prev;
     uint32_t first; // granule
     uint32_t granules;
-    size_t bytes; // mapped, from the start
+    size_t bytes;  // the owner's, from the start
+    size_t mapped; // at least as many: what is left of an earlier owner's may stay mapped
     vm_state state;
-    bool lost;          // somebody else maps something there: never used again
-    uint64_t cached_at; // ms
+    bool lost; // somebody else maps something there: never used again
 };
 
 class vm_range {

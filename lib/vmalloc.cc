@@ -14,6 +14,7 @@ namespace {
 constexpr uint64_t kHugeHeap = 16 << 20;     // from this heap size on areas ask for huge pages,
 constexpr size_t kHugeArea = kPageblockSize; // if they are this large
 constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
+constexpr size_t kMissingCost = 4;           // of a page to map, in idle ones
 constexpr uint64_t kRefaultWindowMs = 1000;
 
 mutex lock{lock_rank::vmalloc};
@@ -43,8 +44,8 @@ void uncache(vm_area *a) {
     else
         cached_newest = a->next;
     a->next = a->prev = nullptr;
-    stats_now.cached -= a->bytes;
-    zone_normal().note_vmalloc(0, -static_cast<int64_t>(a->bytes));
+    stats_now.cached -= a->mapped;
+    zone_normal().note_vmalloc(0, -static_cast<int64_t>(a->mapped));
 }
 
 void cache(vm_area *a) {
@@ -56,8 +57,8 @@ void cache(vm_area *a) {
     else
         cached_oldest = a;
     cached_newest = a;
-    stats_now.cached += a->bytes;
-    zone_normal().note_vmalloc(0, static_cast<int64_t>(a->bytes));
+    stats_now.cached += a->mapped;
+    zone_normal().note_vmalloc(0, static_cast<int64_t>(a->mapped));
 }
 
 // The busy area that starts at p, or NULL. A live area's entry and record do not change under its
@@ -70,14 +71,18 @@ vm_area *busy_area(const void *p) {
                : nullptr;
 }
 
-void live(int64_t areas, int64_t bytes) {
-    stats_now.areas += static_cast<uint64_t>(areas);
+// Accounts for an area that is in use with the sizes it has now; `sign` -1: that it had till now.
+void account(const vm_area *a, int64_t sign) {
+    int64_t bytes = sign * static_cast<int64_t>(a->bytes);
+    int64_t slack = sign * static_cast<int64_t>(a->mapped - a->bytes);
     stats_now.bytes += static_cast<uint64_t>(bytes);
-    zone_normal().note_vmalloc(bytes, 0);
+    stats_now.slack += static_cast<uint64_t>(slack);
+    zone_normal().note_vmalloc(bytes, slack);
 }
 
 void free_locked(vm_area *a) {
-    live(-1, -static_cast<int64_t>(a->bytes));
+    stats_now.areas--;
+    account(a, -1);
     cache(a);
 }
 
@@ -92,14 +97,15 @@ void free_deferred() {
     }
 }
 
-// The freed area that is nearest in size: its pages serve again, and only the difference is mapped
-// or unmapped. Far larger ones are left alone.
+// The freed area that fits best: its pages serve again. One that is too small costs the pages that
+// it lacks, one that is too large (at most twice) only keeps some idle.
 vm_area *find_cached(size_t bytes, size_t align) {
     vm_area *best = nullptr;
     size_t best_distance = 0;
     int left = kMaxScan;
     for (vm_area *a = cached_newest; a != nullptr && left-- > 0; a = a->next) {
-        size_t distance = a->bytes > bytes ? a->bytes - bytes : bytes - a->bytes;
+        size_t distance =
+            a->mapped >= bytes ? a->mapped - bytes : kMissingCost * (bytes - a->mapped);
         if (distance > bytes || vm_range::address(a) % align != 0)
             continue;
         if (best == nullptr || distance < best_distance) {
@@ -130,7 +136,7 @@ vm_area *map_new(size_t bytes, size_t align) {
         int r = sys::map_at(vm_range::address(a), bytes);
         if (r == 0) {
             ask_for_huge_pages(vm_range::address(a), bytes);
-            a->bytes = bytes;
+            a->mapped = bytes;
             return a;
         }
         lock.lock();
@@ -147,7 +153,7 @@ vm_area *map_new(size_t bytes, size_t align) {
 
 void unmap_and_release(vm_area *a) {
     // The range is busy in the books until nothing is mapped there any more.
-    int r = sys::unmap(vm_range::address(a), a->bytes);
+    int r = sys::unmap(vm_range::address(a), a->mapped);
     lock_guard g(lock);
     if (r != 0)
         a->lost = true; // a VMA that could not be split: the mapping stays, its memory does not
@@ -170,22 +176,28 @@ void note_miss(uint64_t bytes) {
     zone_normal().note_refault(again);
 }
 
-// In place: fewer pages, or more behind the last one.
-bool resize_in_place(vm_area *a, size_t bytes) {
+// Maps fewer pages, or more behind the last one.
+bool map_in_place(vm_area *a, size_t bytes) {
     uintptr_t start = vm_range::address(a);
-    if (bytes <= a->bytes) {
-        size_t less = a->bytes - bytes;
-        if (less != 0 && sys::unmap(start + bytes, less) != 0)
+    if (bytes <= a->mapped) {
+        if (bytes != a->mapped && sys::unmap(start + bytes, a->mapped - bytes) != 0)
             return false;
-        return true;
-    }
-    if (granules_for(bytes) > a->granules) {
-        lock_guard g(lock);
-        if (!range.widen(a, granules_for(bytes)))
+    } else {
+        if (granules_for(bytes) > a->granules) {
+            lock_guard g(lock);
+            if (!range.widen(a, granules_for(bytes)))
+                return false;
+        }
+        if (sys::extend(start + a->mapped, bytes - a->mapped) != 0)
             return false;
     }
-    return sys::extend(start + a->bytes, bytes - a->bytes) == 0;
+    a->mapped = bytes;
+    return true;
 }
+
+// Makes a freed area serve `bytes`. What it has beyond stays mapped: sizes that vary would map and
+// unmap for ever.
+bool fit(vm_area *a, size_t bytes) { return bytes <= a->mapped || map_in_place(a, bytes); }
 
 } // namespace
 
@@ -201,17 +213,14 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     if (a != nullptr) {
         uncache(a);
         a->state = vm_state::busy;
-    } else {
-        note_miss(bytes);
     }
+    size_t there = a != nullptr ? a->mapped : 0;
+    if (there < bytes)
+        note_miss(bytes - there);
     lock.unlock();
-    if (a != nullptr && a->bytes != bytes) {
-        if (resize_in_place(a, bytes)) {
-            a->bytes = bytes;
-        } else { // a neighbour, or a limit
-            unmap_and_release(a);
-            a = nullptr;
-        }
+    if (a != nullptr && !fit(a, bytes)) { // a neighbour, or a limit
+        unmap_and_release(a);
+        a = nullptr;
     }
     bool fresh = a == nullptr;
     if (fresh) {
@@ -223,8 +232,10 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
             return nullptr;
     }
     lock.lock();
-    live(1, static_cast<int64_t>(a->bytes));
+    a->bytes = bytes;
+    stats_now.areas++;
     stats_now.served++;
+    account(a, 1);
     lock.unlock();
     if (zeroed != nullptr)
         *zeroed = fresh;
@@ -281,49 +292,62 @@ size_t vmalloc_size(const void *p) {
     return a != nullptr ? a->bytes : 0;
 }
 
+namespace {
+
+// The area elsewhere, with room for the next growth. NULL, and nothing changed, when that cannot
+// be.
+vm_area *move_area(vm_area *a, size_t bytes) {
+    lock.lock();
+    vm_area *to = range.take(granules_for(bytes + bytes / 2), 1);
+    lock.unlock();
+    if (to == nullptr)
+        return nullptr;
+    // Reserved first: MREMAP_FIXED would replace whatever somebody else has there.
+    uintptr_t target = vm_range::address(to);
+    int r = sys::reserve_at(target, bytes);
+    if (r == 0) {
+        r = sys::move_pages(vm_range::address(a), a->mapped, target, bytes);
+        if (r != 0)
+            sys::unmap(target, bytes);
+    }
+    lock_guard g(lock);
+    if (r == 0) {
+        to->mapped = bytes;
+        range.release(a);
+        stats_now.moved++;
+        return to;
+    }
+    if (r == -EEXIST)
+        to->lost = true;
+    else
+        range.release(to);
+    return nullptr;
+}
+
+} // namespace
+
 void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
     if (!gfpflags_allow_blocking(gfp) || bytes > kVmallocSpan / 4)
         return nullptr;
     bytes = page_round(bytes);
     lock.lock();
     vm_area *a = busy_area(p);
+    if (a != nullptr)
+        account(a, -1);
     lock.unlock();
     if (a == nullptr)
         return nullptr;
-    size_t old = a->bytes;
-    if (resize_in_place(a, bytes)) {
-        lock_guard g(lock);
-        a->bytes = bytes;
-        live(0, static_cast<int64_t>(bytes) - static_cast<int64_t>(old));
-        return p;
-    }
-    // Elsewhere, with room for the next growth. The target is reserved first: MREMAP_FIXED would
-    // replace whatever somebody else has there.
-    lock.lock();
-    vm_area *to = range.take(granules_for(bytes + bytes / 2), 1);
-    lock.unlock();
-    if (to == nullptr)
-        return nullptr;
-    uintptr_t target = vm_range::address(to);
-    int r = sys::reserve_at(target, bytes);
-    if (r == 0) {
-        r = sys::move_pages(vm_range::address(a), old, target, bytes);
-        if (r != 0)
-            sys::unmap(target, bytes);
-    }
+    bool fits = bytes <= a->mapped;
+    if (bytes < a->bytes)
+        map_in_place(a, bytes); // if not, the rest is slack
+    else if (!fits)
+        fits = map_in_place(a, bytes);
+    vm_area *now = fits ? a : move_area(a, bytes);
     lock_guard g(lock);
-    if (r != 0) {
-        if (r == -EEXIST)
-            to->lost = true;
-        else
-            range.release(to);
-        return nullptr;
-    }
-    to->bytes = bytes;
-    range.release(a);
-    live(0, static_cast<int64_t>(bytes) - static_cast<int64_t>(old));
-    stats_now.moved++;
-    return reinterpret_cast<void *>(target);
+    if (now != nullptr)
+        now->bytes = bytes;
+    account(now != nullptr ? now : a, 1);
+    return now != nullptr ? reinterpret_cast<void *>(vm_range::address(now)) : nullptr;
 }
 
 uint64_t vmalloc_purge(uint64_t keep) {
@@ -331,16 +355,16 @@ uint64_t vmalloc_purge(uint64_t keep) {
     for (;;) {
         lock.lock();
         free_deferred();
-        vm_area *a = stats_now.cached > keep ? cached_oldest : nullptr;
+        vm_area *a = stats_now.cached + stats_now.slack > keep ? cached_oldest : nullptr;
         if (a != nullptr) {
             uncache(a);
             a->state = vm_state::busy; // nobody finds it until it is unmapped
-            note_unmapped(a->bytes);
+            note_unmapped(a->mapped);
         }
         lock.unlock();
         if (a == nullptr)
             return done;
-        done += a->bytes;
+        done += a->mapped;
         unmap_and_release(a);
     }
 }

@@ -30,12 +30,14 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp);
 // Bytes of the area that starts at p; 0: none does. Takes no lock: any context.
 size_t vmalloc_size(const void *p);
 
-// Unmaps freed areas kept for reuse until at most `keep` bytes of them are left. Returns bytes.
+// Unmaps freed areas kept for reuse until at most `keep` bytes of them and of slack are left.
+// Returns bytes.
 uint64_t vmalloc_purge(uint64_t keep);
 
 struct vmalloc_stats {
     uint64_t areas;  // live
     uint64_t bytes;  // live
+    uint64_t slack;  // bytes mapped behind them, left from earlier owners
     uint64_t cached; // bytes of freed areas kept
     uint64_t served; // areas, ever
     uint64_t moved;  // resizes that moved page tables

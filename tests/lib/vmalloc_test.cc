@@ -76,6 +76,27 @@ TEST_F(areas, are_used_again_until_they_are_purged) {
     EXPECT_EQ(vmalloc_get_stats().cached, 0u);
 }
 
+TEST_F(areas, leave_what_a_smaller_one_does_not_need_mapped_behind_it) {
+    vmalloc_purge(0);
+    char *p = take(4 * kMiB);
+    vmalloc_free(p, GFP_KERNEL);
+    EXPECT_EQ(take(3 * kMiB), p);
+    EXPECT_EQ(vmalloc_size(p), 3 * kMiB);
+    EXPECT_EQ(vmalloc_get_stats().slack, kMiB);
+    EXPECT_EQ(vmalloc_resize(p, 4 * kMiB, GFP_KERNEL), p);
+    EXPECT_EQ(vmalloc_get_stats().slack, 0u);
+    EXPECT_EQ(vmalloc_resize(p, 2 * kMiB, GFP_KERNEL), p) << "gives back what it is asked to";
+    EXPECT_EQ(vmalloc_get_stats().slack, 0u);
+    vmalloc_free(p, GFP_KERNEL);
+    char *less = take(kMiB - kPageSize);
+    EXPECT_NE(less, p) << "more than half of it would be idle";
+    char *more = take(3 * kMiB);
+    EXPECT_NE(more, p) << "too much to map";
+    for (char *each : {less, more})
+        vmalloc_free(each, GFP_KERNEL);
+    vmalloc_purge(0);
+}
+
 TEST_F(areas, keep_their_contents_when_they_grow_and_shrink) {
     char *p = take(2 * kMiB);
     char *behind = take(2 * kMiB);
