@@ -21,7 +21,7 @@ const option_row kOptionTable[] = {
      "and abort.",
      FIELD(foreign), 3},
     {"thp", option_type::choice, "auto|never|always", "auto",
-     "Transparent huge pages: for whole pageblocks once the heap passes 16 MiB, never, or from the "
+     "Transparent huge pages: for whole pageblocks once the heap passes 8 MiB, never, or from the "
      "first byte.",
      FIELD(thp), 3},
     {"hugetlb", option_type::hugetlb, "2M:COUNT|1G:COUNT", "",

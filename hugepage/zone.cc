@@ -13,8 +13,7 @@ zone g_zones[3];
 namespace {
 
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
-constexpr uint64_t kHugeFrom = (uint64_t{16} << 20) >> kPageShift; // live pages
-constexpr uint32_t kMaxGrowBlocks = 32;                            // 64 MiB
+constexpr uint32_t kMaxGrowBlocks = 32; // 64 MiB
 constexpr uint64_t kDirtyCap = uint64_t{1} << 30;
 constexpr uint64_t kRefaultWindowMs = 1000;
 constexpr uint32_t kFirstPages = 128;    // enough for most small programs
@@ -225,7 +224,7 @@ bool zone::want_huge(unsigned order) const {
     thp_policy thp = options().thp;
     return thp != thp_policy::never && order <= kPageblockOrder &&
            buddy_.would_break_clean(order) &&
-           (present_ - buddy_.free_pages() >= kHugeFrom || thp == thp_policy::always);
+           (live_bytes() >= kHugeHeap || thp == thp_policy::always);
 }
 
 // Takes a whole clean pageblock, makes it one huge page without the lock, and serves from it.
@@ -353,10 +352,13 @@ void zone::note_refault(uint64_t bytes) {
 
 uint64_t zone::dirty_bound() { return base_bound() + min_of(decayed_bonus(), kDirtyCap); }
 
+uint64_t zone::live_bytes() const {
+    return ((present_ - buddy_.free_pages()) << kPageShift) +
+           static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
+}
+
 uint64_t zone::base_bound() const {
-    uint64_t live = ((present_ - buddy_.free_pages()) << kPageShift) +
-                    static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
-    return max_of(options().dirty_bytes, min_of(live / 8, kDirtyCap));
+    return max_of(options().dirty_bytes, min_of(live_bytes() / 8, kDirtyCap));
 }
 
 void zone::make_room() {

@@ -13,6 +13,9 @@ namespace pagoda {
 enum class zone_type : uint8_t { dma, dma32, normal };
 enum class watermark : uint8_t { min, low, high };
 
+// From this much live memory on it is made of huge pages where it can be.
+inline constexpr uint64_t kHugeHeap = 8 << 20;
+
 // What the caller may assume about pages it just got.
 struct page_state {
     bool zeroed; // they read as zero
@@ -54,6 +57,8 @@ class zone {
     // Called before memory is mapped elsewhere: free dirty memory beyond the bound without its
     // bonus pays for it.
     void make_room();
+    // What is in use, of the zone and of vmalloc.
+    uint64_t live_bytes() const;
     // How much dirty memory may be kept now, and whether more is.
     uint64_t dirty_bound();
     bool over_dirty_bound();

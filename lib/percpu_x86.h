@@ -71,7 +71,7 @@ slow:
     uint64_t slot;
     uint64_t sheaves;
     asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[cls],8), %k[t]\n"
-                                                               "test $4095, %k[t]\n"
+                                                               "test $1023, %k[t]\n"
                                                                "jz %l[slow]\n"
                                                                "mov %[sheaf_base], %[sheaves]\n"
                                                                "cmp %[object], (%[sheaves],%[t])\n"

@@ -1,6 +1,6 @@
-// A sheaf is an array of object pointers in the sheaf region, used as a stack. Sheaf `id` fills 4
-// KiB; its full top is at offset id * 4096 from sheaf_base, so a top whose low 12 bits are zero is
-// a full sheaf, and offset 0 (a page of zeros) is a sheaf that is both empty and full. The slot
+// A sheaf is an array of object pointers in the sheaf region, used as a stack. Sheaf `id` fills 1
+// KiB; its full top is at offset id * 1024 from sheaf_base, so a top whose low 10 bits are zero is
+// a full sheaf, and offset 0 (1 KiB of zeros) is a sheaf that is both empty and full. The slot
 // below the first object holds NULL.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace pagoda {
 
-inline constexpr uint32_t kSheafSize = 4096;
+inline constexpr uint32_t kSheafSize = 1024; // the mask in rseq_push
 inline constexpr uint32_t kSheafIdMask = 0xfffff;
 
 uintptr_t sheaf_base();

@@ -47,11 +47,9 @@ constexpr unsigned class_for_size(size_t size) {
     return 10 + doubling * 8 + static_cast<unsigned>((size - base + step - 1) / step) - 1;
 }
 
-// Sheaves are full pages of pointers for tiny objects, and bounded by bytes for large ones: what
-// sits in them is memory nobody else can use.
+// Bounded by bytes for large objects: what sits in a sheaf is memory nobody else can use.
 constexpr uint16_t class_capacity(size_t size) {
-    return size <= 64       ? 511
-           : size <= 1024   ? 127
+    return size <= 1024     ? 127
            : size <= 2048   ? 32
            : size <= 4096   ? 16
            : size <= 8192   ? 8

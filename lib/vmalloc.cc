@@ -11,8 +11,7 @@
 namespace pagoda {
 namespace {
 
-constexpr uint64_t kHugeHeap = 16 << 20;     // from this heap size on areas ask for huge pages,
-constexpr size_t kHugeArea = kPageblockSize; // if they are this large
+constexpr size_t kHugeArea = kPageblockSize; // smaller areas do not ask for huge pages
 constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
 constexpr size_t kMissingCost = 4;           // of a page to map, in idle ones
 constexpr uint64_t kRefaultWindowMs = 1000;
@@ -120,7 +119,7 @@ void ask_for_huge_pages(uintptr_t at, size_t bytes) {
     thp_policy thp = options().thp;
     if (thp == thp_policy::never || bytes < kHugeArea)
         return;
-    if (thp == thp_policy::always || stats_now.bytes + bytes >= kHugeHeap)
+    if (thp == thp_policy::always || zone_normal().live_bytes() + bytes >= kHugeHeap)
         sys::hint_huge(at, bytes, true);
 }
 

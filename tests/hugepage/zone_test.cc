@@ -398,7 +398,7 @@ TEST(ZoneTest, HugePagesComeWithMemory) {
 TEST(ZoneTest, SmallHeapsHaveNoHugePages) {
     in_fresh_zone([](zone &z) {
         mutable_options().thp = thp_policy::automatic;
-        for (int i = 0; i < 7; i++)
+        for (uint64_t i = 0; i < kHugeHeap / kPageblockSize - 1; i++)
             ASSERT_NE(get(kPageblockPages), kNoPage);
         EXPECT_EQ(z.stats().huge_blocks, 0u);
         mutable_options().thp = thp_policy::never;
