@@ -29,6 +29,9 @@ class Loading(Case):
         self.passes("dlopen_library", LIBRARY, preload=False, served=False,
                     env={"PAGODA_TEST_LIBRARY": ""})
 
+    def test_program_with_an_environ_of_its_own(self):
+        self.passes("own_names")
+
     def test_audit_beside_preload(self):
         self.passes("workout", 4, 3000, SIZES, env={"LD_AUDIT": str(PROGRAMS / "audit.so")})
 
