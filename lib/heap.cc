@@ -52,7 +52,9 @@ void *alloc_large(size_t size, size_t align, gfp_t gfp, bool *zeroed) {
     if (void *p = vmalloc_alloc(size, align, gfp, zeroed))
         return p;
     // No further mapping to be had (vm.max_map_count): the zone grows inside the one it has.
-    return align <= kPageSize ? run_alloc(pages_for(size), 0, gfp, zeroed) : nullptr;
+    return align <= kPageblockSize
+               ? run_alloc(pages_for(size), order_of(align >> kPageShift), gfp, zeroed)
+               : nullptr;
 }
 
 void *alloc_class(unsigned cls, gfp_t gfp, bool *zeroed) {
