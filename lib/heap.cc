@@ -115,7 +115,11 @@ bool heap_ready() { return ready.load(std::memory_order_acquire); }
 bool heap_init() {
     if (PAGODA_LIKELY(heap_ready()))
         return true;
-    init_lock.lock();
+    slow_path scope;
+    if (!scope.nested())
+        init_lock.lock();
+    else if (!init_lock.try_lock())
+        return false; // a handler that interrupted the initialisation
     if (!heap_ready()) {
         read_options_from_environment();
         uint32_t cpus = sys::cpu_slots();
@@ -288,11 +292,10 @@ heap_stats heap_get_stats() {
 }
 
 void heap_before_fork() {
-    if (!heap_ready())
-        return;
     t_thread.depth++; // a handler in between must not wait for what we hold
     if (t_thread.depth > 1)
         return; // fork in a handler that interrupted us: the locks may be our own
+    init_lock.lock_for_fork();
     drain_lock().lock_for_fork();
     thread_slot_lock().lock_for_fork();
     caches_lock_for_fork();
@@ -303,11 +306,15 @@ void heap_before_fork() {
 }
 
 void heap_after_fork(bool child) {
-    if (!heap_ready())
-        return;
     if (t_thread.depth == 1) {
+        // Before the locks are free: a handler may come at once and allocate.
+        if (child) {
+            zone_normal().after_fork_in_child();
+            thread_slots_after_fork_in_child();
+        }
         mutex *const single[] = {&sheaf_lock(),   &meta_lock(),        &zone_normal().lock(),
-                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock()};
+                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock(),
+                                 &init_lock};
         for (mutex *m : single) {
             if (child)
                 m->reset_in_child();
@@ -317,10 +324,6 @@ void heap_after_fork(bool child) {
         caches_unlock_after_fork(child);
     }
     t_thread.depth--;
-    if (child) {
-        zone_normal().after_fork_in_child();
-        thread_slots_after_fork_in_child();
-    }
 }
 
 } // namespace pagoda

@@ -24,6 +24,10 @@ class Loading(Case):
         self.assertEqual(len(result.lines), 1, result)
         self.assertIn("nonsense", result.lines[0])
 
+    def test_handler_that_interrupts_the_first_call(self):
+        self.needs_pagoda()
+        self.passes("init_handler", preload=False, options="nonsense=1")
+
     def test_dlopen(self):
         self.needs_pagoda()
         self.passes("dlopen_library", LIBRARY, preload=False, served=False,
