@@ -151,7 +151,7 @@ size_t page_size() {
 uint32_t cpu_slots() {
     // The kernel copies its whole CPU mask, rounded up to words: an upper bound in one call that
     // needs neither /sys nor memory.
-    unsigned long mask[1024];
+    static unsigned long mask[1024]; // not on a small stack; asked once, by one thread
     long bytes = call(SYS_sched_getaffinity, 0, sizeof mask, ptr(mask));
     return failed(bytes) || bytes == 0 ? 8192 : static_cast<uint32_t>(bytes) * 8;
 }
