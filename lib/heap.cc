@@ -80,30 +80,40 @@ void *finish(void *p, size_t size, gfp_t gfp, bool zeroed) {
     return p;
 }
 
-// What a pointer outside slabs and runs is.
-void free_elsewhere(void *p, gfp_t gfp) {
-    if (vmalloc_free(p, gfp))
-        return;
+// Reports a pointer that is no live block's start, as far as memory of ours is concerned. False: it
+// is not ours.
+bool report_not_live(const void *p, gfp_t gfp) {
+    if (class_of_pointer(p) == kClassRunTail) {
+        const char *head = static_cast<const char *>(run_head(p));
+        report_interior(p, size_t{run_pages(head)} << kPageShift,
+                        static_cast<size_t>(static_cast<const char *>(p) - head));
+        return true;
+    }
     size_t bytes = 0;
     void *start = nullptr;
     switch (vmalloc_classify(p, &bytes, &start, gfp)) {
-    case vm_pointer::freed_area:
-        report_double_free(p);
-        return;
     case vm_pointer::interior:
-        report_interior(p, bytes,
-                        static_cast<size_t>(static_cast<char *>(p) - static_cast<char *>(start)));
-        return;
+        report_interior(
+            p, bytes,
+            static_cast<size_t>(static_cast<const char *>(p) - static_cast<char *>(start)));
+        return true;
+    case vm_pointer::freed_area:
     case vm_pointer::area: // freed and allocated again since we looked: a race of the program's own
         report_double_free(p);
-        return;
+        return true;
     case vm_pointer::none:
         break;
     }
-    if (in_zone(p)) {
-        report_double_free(p); // our page, but nobody's
+    if (!in_zone(p))
+        return false;
+    report_double_free(p); // our page, but nobody's
+    return true;
+}
+
+// A pointer outside slabs and runs.
+void free_elsewhere(void *p, gfp_t gfp) {
+    if (vmalloc_free(p, gfp) || report_not_live(p, gfp))
         return;
-    }
     if (foreign_free == nullptr || !foreign_free(p))
         report_foreign(p);
 }
@@ -192,9 +202,7 @@ void heap_free(void *p, gfp_t gfp) {
     } else if (cls == kClassBigRun) {
         run_free_big(p, gfp);
     } else if (cls == kClassRunTail) {
-        char *head = static_cast<char *>(run_head(p));
-        report_interior(p, size_t{run_pages(head)} << kPageShift,
-                        static_cast<size_t>(static_cast<char *>(p) - head));
+        report_not_live(p, gfp);
     } else {
         free_elsewhere(p, gfp);
     }
@@ -221,7 +229,13 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
     size_t old = heap_usable_size(p);
     if (old == 0) {
         slow_path scope;
-        report_foreign(p);
+        if (!report_not_live(p, scope.limit(gfp)))
+            report_foreign(p);
+        return nullptr;
+    }
+    if (class_of_pointer(p) > kSmallClasses && reinterpret_cast<uintptr_t>(p) % kPageSize != 0) {
+        slow_path scope; // in a run's first page: what is copied would begin and end too late
+        report_interior(p, old, reinterpret_cast<uintptr_t>(p) % kPageSize);
         return nullptr;
     }
     if (size <= old && size > old / 2)
