@@ -188,6 +188,22 @@ bool still_free_twice(const kmem_cache &c, const void *object) {
     return true;
 }
 
+// The same for a pointer into the middle of an object: its slab may be going away meanwhile.
+bool still_inside(const kmem_cache &c, const void *object) {
+    for (int look = 0; look < 3; look++) {
+        bool inside = c.info.is_run
+                          ? reinterpret_cast<uintptr_t>(object) % kPageSize != 0
+                          : class_of_pointer(object) == c.cls && !slab_find(c.info, object).exact;
+        if (!inside)
+            return false;
+        bool cached = false;
+        for_each_cached_of(c, [&](void *o) { cached = cached || o == object; });
+        if (!cached)
+            return false;
+    }
+    return true;
+}
+
 } // namespace
 
 mutex &drain_lock() { return lock; }
@@ -254,15 +270,9 @@ uint64_t caches_audit() {
             if (object == nullptr ||
                 (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
                 continue;
-            if (!c.info.is_run && class_of_pointer(object) == c.cls &&
-                !slab_find(c.info, object).exact) {
+            if (still_inside(c, object)) {
                 report_interior(object, c.info.size,
-                                slab_find(c.info, object).object * c.info.size);
-                found++;
-                continue;
-            }
-            if (c.info.is_run && all[i] % kPageSize != 0) {
-                report_interior(object, c.info.size, 0);
+                                c.info.is_run ? 0 : slab_find(c.info, object).object * c.info.size);
                 found++;
                 continue;
             }
