@@ -33,7 +33,7 @@ class Loading(Case):
         self.passes("dlopen_library", LIBRARY, preload=False, served=False,
                     env={"PAGODA_TEST_LIBRARY": ""})
 
-    def test_program_with_an_environ_of_its_own(self):
+    def test_program_with_an_environ_and_a_clock_of_its_own(self):
         self.passes("own_names")
 
     def test_audit_beside_preload(self):
