@@ -33,15 +33,22 @@ bool window::reach(size_t bytes) {
     size_t need = align_up(bytes - bytes_, sys::page_size());
     size_t step = align_up(max_of(need, bytes_ / 16), sys::page_size());
     step = min_of(step, limit_ - bytes_);
-    if (need == refused_ && sys::now_ms() == refused_at_)
-        return false; // asking again at once costs two calls and changes nothing
     for (size_t grow : {step, need}) {
         if (sys::extend(base_ + bytes_, grow) == 0 || sys::map_at(base_ + bytes_, grow) == 0) {
             bytes_ += grow;
             return true;
         }
     }
-    refused_ = need;
+    return false;
+}
+
+bool window::reach_if_easy(size_t bytes) {
+    if (PAGODA_LIKELY(bytes <= bytes_))
+        return true;
+    if (sys::now_ms() == refused_at_)
+        return false;
+    if (reach(bytes))
+        return true;
     refused_at_ = sys::now_ms();
     return false;
 }

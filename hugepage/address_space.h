@@ -25,6 +25,9 @@ class window {
     // Makes [base, base + bytes) usable; grows by at least 1/16 of what there is. False at a
     // limit. The caller holds the lock of whatever lives in the window.
     bool reach(size_t bytes);
+    // The same for callers that have another way: one that was refused a moment ago is refused
+    // again without system calls.
+    bool reach_if_easy(size_t bytes);
 
     uintptr_t base() const { return base_; }
     size_t bytes() const { return bytes_; }
@@ -34,8 +37,7 @@ class window {
     uintptr_t base_ = 0;
     size_t limit_ = 0;
     size_t bytes_ = 0;
-    size_t refused_ = 0; // the last growth that a limit refused, and when (ms)
-    uint64_t refused_at_ = 0;
+    uint64_t refused_at_ = 0; // ms; by reach_if_easy
 };
 
 struct address_space {

@@ -185,18 +185,25 @@ int parse_options(const char *list, bool quiet) {
     return bad;
 }
 
+static char **started_with = nullptr;
+
+void note_environment(char **strings) { started_with = strings; }
+
 void read_options_from_environment() {
     static constexpr char kName[] = "PAGODA_OPTIONS=";
     constexpr size_t kLen = sizeof kName - 1;
     if (sys::auxv(AT_SECURE) != 0)
         return;
-    if (environ != nullptr) {
-        for (char **e = environ; *e != nullptr; e++)
+    // libc's own name of it: a program may have something else that is called environ.
+    char **strings = __environ != nullptr ? __environ : started_with;
+    if (strings != nullptr) {
+        for (char **e = strings; *e != nullptr; e++)
             if (strncmp(*e, kName, kLen) == 0)
                 parse_options(*e + kLen);
         return;
     }
-    // Called before libc set `environ`: the kernel's copy has it. Not on a small thread stack.
+    // Called before libc or a constructor had it: the kernel's copy serves. Not on a small thread
+    // stack.
     static char buf[32768];
     long n = sys::read_file("/proc/self/environ", buf, sizeof buf);
     for (long i = 0; i < n; i += static_cast<long>(strlen(buf + i)) + 1)

@@ -49,8 +49,11 @@ option_values &mutable_options();
 // leaves the default; returns how many there were. `quiet` suppresses the lines.
 int parse_options(const char *list, bool quiet = false);
 
-// Reads PAGODA_OPTIONS from `environ`, or from /proc/self/environ when libc has not set it yet.
-// Does nothing under AT_SECURE.
+// The environment as a constructor got it, for as long as libc has not set its own pointer.
+void note_environment(char **strings);
+
+// Reads PAGODA_OPTIONS from libc's environment, else from the one noted, else from
+// /proc/self/environ. Does nothing under AT_SECURE.
 void read_options_from_environment();
 
 } // namespace pagoda

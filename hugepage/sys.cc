@@ -1,5 +1,7 @@
 #include "hugepage/sys.h"
 
+#include "hugepage/vdso.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -82,6 +84,17 @@ int map_fixed(uintptr_t at, size_t len, int prot, int flags) {
     return 0;
 }
 
+using clock_function = int (*)(clockid_t, timespec *);
+#if defined(__x86_64__)
+constexpr char kClockName[] = "__vdso_clock_gettime";
+#else
+constexpr char kClockName[] = "__kernel_clock_gettime";
+#endif
+
+int kernel_clock(clockid_t clock, timespec *t) {
+    return static_cast<int>(call(SYS_clock_gettime, clock, ptr(t)));
+}
+
 } // namespace
 
 int map_at(uintptr_t at, size_t len) { return map_fixed(at, len, PROT_READ | PROT_WRITE, 0); }
@@ -151,7 +164,7 @@ size_t page_size() {
 uint32_t cpu_slots() {
     // The kernel copies its whole CPU mask, rounded up to words: an upper bound in one call that
     // needs neither /sys nor memory.
-    unsigned long mask[1024];
+    static unsigned long mask[1024]; // not on a small stack; asked once, by one thread
     long bytes = call(SYS_sched_getaffinity, 0, sizeof mask, ptr(mask));
     return failed(bytes) || bytes == 0 ? 8192 : static_cast<uint32_t>(bytes) * 8;
 }
@@ -184,8 +197,15 @@ uint64_t random_bits() {
 }
 
 uint64_t now_ms() {
+    static std::atomic<clock_function> clock{nullptr};
+    clock_function read = clock.load(std::memory_order_relaxed);
+    if (PAGODA_UNLIKELY(read == nullptr)) {
+        read = reinterpret_cast<clock_function>(vdso_symbol(kClockName));
+        read = read != nullptr ? read : kernel_clock;
+        clock.store(read, std::memory_order_relaxed);
+    }
     timespec t = {};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    read(CLOCK_MONOTONIC_COARSE, &t);
     return static_cast<uint64_t>(t.tv_sec) * 1000 + static_cast<uint64_t>(t.tv_nsec) / 1000000;
 }
 

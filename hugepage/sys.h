@@ -49,7 +49,7 @@ uint32_t cpu_slots(); // an upper bound of every CPU number and mm_cid + 1
 bool single_node();   // false where memory is not uniform, or when that cannot be known
 unsigned long auxv(unsigned long type); // getauxval
 uint64_t random_bits();                 // for address space layout only
-uint64_t now_ms();                      // monotonic, coarse: no system call
+uint64_t now_ms();                      // monotonic, coarse: no system call where there is a vDSO
 int pid();
 // membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
 // False when the kernel has no such call.

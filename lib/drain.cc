@@ -32,20 +32,29 @@ char *cpu_slot(uint32_t cpu) {
     return reinterpret_cast<char *>(g_percpu.base + (static_cast<uintptr_t>(cpu) << kSlotShift));
 }
 
+std::atomic_ref<uint32_t> spare_at(char *slot, unsigned cls) {
+    return std::atomic_ref<uint32_t>(*(reinterpret_cast<uint32_t *>(&word_at(slot, cls)) + 1));
+}
+
 // Step 1: put marks where the sheaves were. A section that already loaded the old value may still
-// commit; step 2 sees that by the mark's absence.
+// commit; step 2 sees that by the mark's absence. What runs empty before the mark comes is marked
+// all the same.
 bool mark_slot(char *slot) {
     bool any = false;
     for (unsigned cls = 1; cls <= kLastClass; cls++) {
         taken &t = taken_from[cls];
         t = {};
-        if (word_at(slot, cls) != 0)
+        if (word_at(slot, cls) != 0) {
             t.word = std::atomic_ref<uint64_t>(word_at(slot, cls)).exchange(uint64_t{kDrain} << 32);
-        for (unsigned kind = 0; kind < 2; kind++)
-            if (stack_at(slot, cls, kind) != 0)
-                t.stacks[kind] =
-                    std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).exchange(kStackDrain);
-        any = any || t.word != 0 || t.stacks[0] != 0 || t.stacks[1] != 0;
+            any = true;
+        }
+        for (unsigned kind = 0; kind < 2; kind++) {
+            if (stack_at(slot, cls, kind) == 0)
+                continue;
+            t.stacks[kind] =
+                std::atomic_ref<uint32_t>(stack_at(slot, cls, kind)).exchange(kStackDrain);
+            any = true;
+        }
     }
     return any;
 }
@@ -56,22 +65,22 @@ void collect_slot(char *slot) {
         kmem_cache &c = g_caches[cls];
         taken &t = taken_from[cls];
         std::atomic_ref<uint64_t> word(word_at(slot, cls));
-        if (t.word != 0 && static_cast<uint32_t>(word.load() >> 32) == kDrain) {
+        if (static_cast<uint32_t>(word.load() >> 32) == kDrain) {
             // A revived main is its CPU's; the spare cannot have come back alone.
             bool main_too = static_cast<uint32_t>(word.load()) == 0;
             uint32_t main = static_cast<uint32_t>(t.word);
             uint32_t spare = static_cast<uint32_t>(t.word >> 32);
-            std::atomic_ref<uint32_t>(*(reinterpret_cast<uint32_t *>(&word_at(slot, cls)) + 1))
-                .store(0);
+            spare_at(slot, cls).store(0);
             if (main_too && main != 0)
                 cache_flush_sheaf(c, main);
-            if (spare != 0)
+            if (spare != 0 && spare != kDrain)
                 cache_flush_sheaf(c, spare);
         }
         for (unsigned kind = 0; kind < 2; kind++) {
             uint32_t mark = kStackDrain;
-            if (t.stacks[kind] == 0 || !std::atomic_ref<uint32_t>(stack_at(slot, cls, kind))
-                                            .compare_exchange_strong(mark, 0))
+            if (stack_at(slot, cls, kind) != mark ||
+                !std::atomic_ref<uint32_t>(stack_at(slot, cls, kind))
+                     .compare_exchange_strong(mark, 0))
                 continue;
             for (uint32_t id = t.stacks[kind] & kSheafIdMask; id != 0;) {
                 uint32_t below = sheaf_links()[id] & kSheafIdMask;
@@ -81,6 +90,23 @@ void collect_slot(char *slot) {
                     sheaf_free(id);
                 id = below;
             }
+        }
+    }
+}
+
+// Instead of step 2, where the fence failed: everything back where it was. A section begun before
+// the mark may still commit, and then does what it would have done without the drain.
+void unmark_slot(char *slot) {
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        taken &t = taken_from[cls];
+        uint64_t word = uint64_t{kDrain} << 32;
+        uint32_t spare = kDrain;
+        if (!std::atomic_ref<uint64_t>(word_at(slot, cls)).compare_exchange_strong(word, t.word))
+            spare_at(slot, cls).compare_exchange_strong(spare, static_cast<uint32_t>(t.word >> 32));
+        for (unsigned kind = 0; kind < 2; kind++) {
+            uint32_t mark = kStackDrain;
+            std::atomic_ref<uint32_t>(stack_at(slot, cls, kind))
+                .compare_exchange_strong(mark, t.stacks[kind]);
         }
     }
 }
@@ -162,6 +188,22 @@ bool still_free_twice(const kmem_cache &c, const void *object) {
     return true;
 }
 
+// The same for a pointer into the middle of an object: its slab may be going away meanwhile.
+bool still_inside(const kmem_cache &c, const void *object) {
+    for (int look = 0; look < 3; look++) {
+        bool inside = c.info.is_run
+                          ? reinterpret_cast<uintptr_t>(object) % kPageSize != 0
+                          : class_of_pointer(object) == c.cls && !slab_find(c.info, object).exact;
+        if (!inside)
+            return false;
+        bool cached = false;
+        for_each_cached_of(c, [&](void *o) { cached = cached || o == object; });
+        if (!cached)
+            return false;
+    }
+    return true;
+}
+
 } // namespace
 
 mutex &drain_lock() { return lock; }
@@ -174,13 +216,15 @@ void caches_drain() {
     lock_guard g(lock);
     if (percpu::has_rseq()) {
         bool alone = !maybe_multithreaded();
-        bool can_fence = alone || percpu::fence(); // what works once works again
+        bool can_fence = alone || percpu::fence();
         for (uint32_t cpu = 0; can_fence && cpu < percpu::slots(); cpu++) {
             if (!mark_slot(cpu_slot(cpu)))
                 continue;
-            if (!alone)
-                percpu::fence();
-            collect_slot(cpu_slot(cpu));
+            can_fence = alone || percpu::fence(); // a filter may have come in between
+            if (can_fence)
+                collect_slot(cpu_slot(cpu));
+            else
+                unmark_slot(cpu_slot(cpu));
         }
     } else if (char *slot = percpu::current_slot()) {
         cache_drain_own_slot(slot);
@@ -226,15 +270,9 @@ uint64_t caches_audit() {
             if (object == nullptr ||
                 (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
                 continue;
-            if (!c.info.is_run && class_of_pointer(object) == c.cls &&
-                !slab_find(c.info, object).exact) {
+            if (still_inside(c, object)) {
                 report_interior(object, c.info.size,
-                                slab_find(c.info, object).object * c.info.size);
-                found++;
-                continue;
-            }
-            if (c.info.is_run && all[i] % kPageSize != 0) {
-                report_interior(object, c.info.size, 0);
+                                c.info.is_run ? 0 : slab_find(c.info, object).object * c.info.size);
                 found++;
                 continue;
             }

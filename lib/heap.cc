@@ -52,7 +52,9 @@ void *alloc_large(size_t size, size_t align, gfp_t gfp, bool *zeroed) {
     if (void *p = vmalloc_alloc(size, align, gfp, zeroed))
         return p;
     // No further mapping to be had (vm.max_map_count): the zone grows inside the one it has.
-    return align <= kPageSize ? run_alloc(pages_for(size), 0, gfp, zeroed) : nullptr;
+    return align <= kPageblockSize
+               ? run_alloc(pages_for(size), order_of(align >> kPageShift), gfp, zeroed)
+               : nullptr;
 }
 
 void *alloc_class(unsigned cls, gfp_t gfp, bool *zeroed) {
@@ -78,30 +80,40 @@ void *finish(void *p, size_t size, gfp_t gfp, bool zeroed) {
     return p;
 }
 
-// What a pointer outside slabs and runs is.
-void free_elsewhere(void *p, gfp_t gfp) {
-    if (vmalloc_free(p, gfp))
-        return;
+// Reports a pointer that is no live block's start, as far as memory of ours is concerned. False: it
+// is not ours.
+bool report_not_live(const void *p, gfp_t gfp) {
+    if (class_of_pointer(p) == kClassRunTail) {
+        const char *head = static_cast<const char *>(run_head(p));
+        report_interior(p, size_t{run_pages(head)} << kPageShift,
+                        static_cast<size_t>(static_cast<const char *>(p) - head));
+        return true;
+    }
     size_t bytes = 0;
     void *start = nullptr;
     switch (vmalloc_classify(p, &bytes, &start, gfp)) {
-    case vm_pointer::freed_area:
-        report_double_free(p);
-        return;
     case vm_pointer::interior:
-        report_interior(p, bytes,
-                        static_cast<size_t>(static_cast<char *>(p) - static_cast<char *>(start)));
-        return;
+        report_interior(
+            p, bytes,
+            static_cast<size_t>(static_cast<const char *>(p) - static_cast<char *>(start)));
+        return true;
+    case vm_pointer::freed_area:
     case vm_pointer::area: // freed and allocated again since we looked: a race of the program's own
         report_double_free(p);
-        return;
+        return true;
     case vm_pointer::none:
         break;
     }
-    if (in_zone(p)) {
-        report_double_free(p); // our page, but nobody's
+    if (!in_zone(p))
+        return false;
+    report_double_free(p); // our page, but nobody's
+    return true;
+}
+
+// A pointer outside slabs and runs.
+void free_elsewhere(void *p, gfp_t gfp) {
+    if (vmalloc_free(p, gfp) || report_not_live(p, gfp))
         return;
-    }
     if (foreign_free == nullptr || !foreign_free(p))
         report_foreign(p);
 }
@@ -113,7 +125,11 @@ bool heap_ready() { return ready.load(std::memory_order_acquire); }
 bool heap_init() {
     if (PAGODA_LIKELY(heap_ready()))
         return true;
-    init_lock.lock();
+    slow_path scope;
+    if (!scope.nested())
+        init_lock.lock();
+    else if (!init_lock.try_lock())
+        return false; // a handler that interrupted the initialisation
     if (!heap_ready()) {
         read_options_from_environment();
         uint32_t cpus = sys::cpu_slots();
@@ -186,9 +202,7 @@ void heap_free(void *p, gfp_t gfp) {
     } else if (cls == kClassBigRun) {
         run_free_big(p, gfp);
     } else if (cls == kClassRunTail) {
-        char *head = static_cast<char *>(run_head(p));
-        report_interior(p, size_t{run_pages(head)} << kPageShift,
-                        static_cast<size_t>(static_cast<char *>(p) - head));
+        report_not_live(p, gfp);
     } else {
         free_elsewhere(p, gfp);
     }
@@ -215,7 +229,13 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
     size_t old = heap_usable_size(p);
     if (old == 0) {
         slow_path scope;
-        report_foreign(p);
+        if (!report_not_live(p, scope.limit(gfp)))
+            report_foreign(p);
+        return nullptr;
+    }
+    if (class_of_pointer(p) > kSmallClasses && reinterpret_cast<uintptr_t>(p) % kPageSize != 0) {
+        slow_path scope; // in a run's first page: what is copied would begin and end too late
+        report_interior(p, old, reinterpret_cast<uintptr_t>(p) % kPageSize);
         return nullptr;
     }
     if (size <= old && size > old / 2)
@@ -286,11 +306,10 @@ heap_stats heap_get_stats() {
 }
 
 void heap_before_fork() {
-    if (!heap_ready())
-        return;
     t_thread.depth++; // a handler in between must not wait for what we hold
     if (t_thread.depth > 1)
         return; // fork in a handler that interrupted us: the locks may be our own
+    init_lock.lock_for_fork();
     drain_lock().lock_for_fork();
     thread_slot_lock().lock_for_fork();
     caches_lock_for_fork();
@@ -301,11 +320,15 @@ void heap_before_fork() {
 }
 
 void heap_after_fork(bool child) {
-    if (!heap_ready())
-        return;
     if (t_thread.depth == 1) {
+        // Before the locks are free: a handler may come at once and allocate.
+        if (child) {
+            zone_normal().after_fork_in_child();
+            thread_slots_after_fork_in_child();
+        }
         mutex *const single[] = {&sheaf_lock(),   &meta_lock(),        &zone_normal().lock(),
-                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock()};
+                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock(),
+                                 &init_lock};
         for (mutex *m : single) {
             if (child)
                 m->reset_in_child();
@@ -315,10 +338,6 @@ void heap_after_fork(bool child) {
         caches_unlock_after_fork(child);
     }
     t_thread.depth--;
-    if (child) {
-        zone_normal().after_fork_in_child();
-        thread_slots_after_fork_in_child();
-    }
 }
 
 } // namespace pagoda

@@ -66,8 +66,8 @@ uint32_t sheaf_alloc(uint32_t capacity, bool may_block) {
         size_t links = (size_t{next} + 1) * sizeof(uint32_t);
         bool have = bytes <= g_space.sheaves.bytes() && links <= g_space.sheaf_links.bytes();
         if (!have && may_block)
-            have = next <= kSheafIdMask && g_space.sheaves.reach(bytes) &&
-                   g_space.sheaf_links.reach(links);
+            have = next <= kSheafIdMask && g_space.sheaves.reach_if_easy(bytes) &&
+                   g_space.sheaf_links.reach_if_easy(links);
         if (have) {
             created.store(next, std::memory_order_relaxed);
             id = next;

@@ -53,7 +53,7 @@ void thread_slot_enter() {
     char *slot = free_slots;
     if (slot != nullptr) {
         free_slots = *reinterpret_cast<char **>(slot + kNextFreeAt);
-    } else if (g_space.slots.reach((size_t{created} + 1) * kSlotSize)) {
+    } else if (g_space.slots.reach_if_easy((size_t{created} + 1) * kSlotSize)) {
         slot = g_space.slots.as<char>() + size_t{created} * kSlotSize;
         created++;
     }

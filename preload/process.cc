@@ -88,7 +88,14 @@ void write_exit_report(const char *path) {
     }
 }
 
-__attribute__((constructor)) void process_start() {
+// Before the constructors of everything else (linked with -z initfirst): fork handlers that others
+// register must find the heap open, so they have to come between ours.
+#if defined(__GLIBC__)
+__attribute__((constructor(101))) void process_start(int, char **, char **environment) {
+    note_environment(environment);
+#else
+__attribute__((constructor(101))) void process_start() {
+#endif
     heap_init();
     own_pid = sys::pid();
     heap_set_foreign_free(free_by_other_copy);

@@ -65,5 +65,33 @@ TEST_F(drain, takes_what_other_threads_left_behind) {
     EXPECT_EQ(g_caches[kClass].in_use, 0u);
 }
 
+// Marks in the words and stacks of all CPUs.
+size_t marks() {
+    size_t n = 0;
+    for (uint32_t cpu = 0; cpu < percpu::slots(); cpu++) {
+        uintptr_t slot = g_percpu.base + (uintptr_t{cpu} << kSlotShift);
+        for (unsigned cls = 1; cls <= kLastClass; cls++) {
+            auto *word = reinterpret_cast<uint32_t *>(slot + kWordsAt + cls * 8);
+            auto *stacks = reinterpret_cast<uint32_t *>(slot + kStacksAt + cls * 8);
+            n += word[1] == percpu::kDrain;
+            n += (stacks[0] == percpu::kStackDrain) + (stacks[1] == percpu::kStackDrain);
+        }
+    }
+    return n;
+}
+
+// A word or a stack that ran empty between a drain's look and its mark carries the mark and nothing
+// else.
+TEST_F(drain, takes_a_mark_for_an_empty_word) {
+    if (!percpu::has_rseq())
+        GTEST_SKIP() << "nothing is drained from outside";
+    uintptr_t slot = g_percpu.base + (uintptr_t{percpu::slots() - 1} << kSlotShift);
+    *reinterpret_cast<uint64_t *>(slot + kWordsAt + kClass * 8) = uint64_t{percpu::kDrain} << 32;
+    auto *stacks = reinterpret_cast<uint32_t *>(slot + kStacksAt + kClass * 8);
+    stacks[0] = stacks[1] = percpu::kStackDrain;
+    heap_trim(0);
+    EXPECT_EQ(marks(), 0u);
+}
+
 } // namespace
 } // namespace pagoda::test

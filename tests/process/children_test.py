@@ -18,6 +18,10 @@ class Children(Case):
     def test_500_forks_of_a_program_linked_with_the_archive(self):
         self.passes("fork_storm_static", preload=False)
 
+    def test_fork_handlers_of_a_library_that_started_first(self):
+        self.passes("fork_handlers")
+        self.passes("fork_handlers", options="percpu=off", quiet=False)
+
     def test_forks_with_thread_slots(self):
         self.passes("fork_storm", options="percpu=off", quiet=False)
 

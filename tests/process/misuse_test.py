@@ -66,6 +66,12 @@ class Misuse(Case):
             for size in ("run", "large"):
                 self.is_caught(f"{kind}-{size}", INSIDE)
 
+    def test_realloc_of_a_free_block_and_inside_one(self):
+        for size in ("run", "large"):
+            self.is_caught(f"resize-free-{size}", DOUBLE)
+            for kind in ("inside", "behind"):
+                self.is_caught(f"resize-{kind}-{size}", INSIDE)
+
     def test_without_per_cpu_caches(self):
         for fault, pattern in (("double-small", DOUBLE), ("inside-small", INSIDE_SMALL)):
             result = self.run_program("misuse", fault, "trim", options="percpu=off")

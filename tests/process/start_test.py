@@ -24,10 +24,17 @@ class Loading(Case):
         self.assertEqual(len(result.lines), 1, result)
         self.assertIn("nonsense", result.lines[0])
 
+    def test_handler_that_interrupts_the_first_call(self):
+        self.needs_pagoda()
+        self.passes("init_handler", preload=False, options="nonsense=1")
+
     def test_dlopen(self):
         self.needs_pagoda()
         self.passes("dlopen_library", LIBRARY, preload=False, served=False,
                     env={"PAGODA_TEST_LIBRARY": ""})
+
+    def test_program_with_an_environ_and_a_clock_of_its_own(self):
+        self.passes("own_names")
 
     def test_audit_beside_preload(self):
         self.passes("workout", 4, 3000, SIZES, env={"LD_AUDIT": str(PROGRAMS / "audit.so")})

@@ -47,6 +47,7 @@ class Elf(unittest.TestCase):
     def test_stays_loaded_and_bound(self):
         flags = " ".join(self.dynamic("FLAGS_1"))
         self.assertIn("NODELETE", flags)
+        self.assertIn("INITFIRST", flags)
         self.assertIn("NOW", flags)
         self.assertFalse(self.dynamic("TEXTREL"))
 

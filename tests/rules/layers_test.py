@@ -5,7 +5,7 @@ import unittest
 
 import tree
 
-# sys is a layer inside hugepage/: the files sys.h and sys.cc, and base.h, which has no layer
+# sys is a layer inside hugepage/: sys and vdso, and base.h, which has no layer
 # beneath it.
 FOLDERS = {"preload", "tools", "lib", "hugepage"}
 RANK = {"preload": 3, "tools": 3, "lib": 2, "hugepage": 1, "sys": 0}
@@ -14,7 +14,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.M)
 
 def layer(path):
     parts = path.split("/")
-    if parts[0] == "hugepage" and parts[-1].split(".")[0] in ("sys", "base"):
+    if parts[0] == "hugepage" and parts[-1].split(".")[0] in ("sys", "vdso", "base"):
         return "sys"
     return parts[0]
 

@@ -29,6 +29,19 @@ static void fill_and_free(size_t size, int count) {
     }
 }
 
+static void fill_aligned(size_t align, size_t size) {
+    void *at[4];
+    for (int i = 0; i < 4; ++i) {
+        REQUIRE(posix_memalign(&at[i], align, size) == 0);
+        CHECK_EQ((uintptr_t)at[i] % align, 0);
+        memset(at[i], i, size);
+    }
+    for (int i = 0; i < 4; ++i) {
+        CHECK(all_bytes_are(at[i], size, (unsigned char)i));
+        free(at[i]);
+    }
+}
+
 int main(void) {
     check_begin();
     if (on_glibc()) {
@@ -49,6 +62,8 @@ int main(void) {
         fill_and_free(3000, kSmall / 4);
         fill_and_free(300000, kRuns);
         fill_and_free(2500000, kLarge);
+        fill_aligned(1 << 16, 2500000);
+        fill_aligned(1 << 21, 100000);
         malloc_trim(0);
     }
     munmap(area, bytes);

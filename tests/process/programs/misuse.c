@@ -72,6 +72,22 @@ static void free_foreign(const char *where) {
     free(address);
 }
 
+// realloc of a block that is free, or of a place inside one: NULL, and the block stays as it is.
+static void resize_wrongly(size_t size, size_t offset) {
+    char *volatile block = malloc(size);
+    char text[64];
+    snprintf(text, sizeof text, "wrong %p\n", (void *)(block + offset));
+    say(text);
+    if (offset == 0) {
+        free(block);
+    } else {
+        memset(block, 5, size);
+    }
+    wrong = realloc(block + offset, 3 * size);
+    CHECK(wrong == NULL);
+    CHECK(offset == 0 || all_bytes_are((unsigned char *)block, size, 5));
+}
+
 static bool commit(const char *fault) {
     static const struct {
         const char *name;
@@ -80,6 +96,21 @@ static bool commit(const char *fault) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
         size_t size = sizes[i].size;
         char name[64];
+        snprintf(name, sizeof name, "resize-free-%s", sizes[i].name);
+        if (strcmp(name, fault) == 0) {
+            resize_wrongly(size, 0);
+            return true;
+        }
+        snprintf(name, sizeof name, "resize-inside-%s", sizes[i].name);
+        if (strcmp(name, fault) == 0) {
+            resize_wrongly(size, 16);
+            return true;
+        }
+        snprintf(name, sizeof name, "resize-behind-%s", sizes[i].name);
+        if (strcmp(name, fault) == 0) {
+            resize_wrongly(size, size - 16);
+            return true;
+        }
         const char *const kinds[] = {"double", "double-later", "double-thread",
                                      "inside", "inside-odd",   "inside-end"};
         for (int kind = 0; kind < 6; ++kind) {
