@@ -223,6 +223,17 @@ TEST_F(BuddyTest, PinnedAndHugetlbBlocksAreNeverPurged) {
     EXPECT_EQ(buddy_.dirty_pages(), 2 * kPageblockPages);
 }
 
+TEST_F(BuddyTest, ExactPagesLieBackToBackInAPageblockInUse) {
+    buddy_.release(0, kPageblockPages, false);
+    EXPECT_EQ(buddy_.take_exact(35, &clean_, &backed_), kNoPage) << "it breaks no whole one";
+    ASSERT_EQ(take(0), 0u);
+    for (uint32_t at = 1; at + 35 <= kPageblockPages; at += 35)
+        EXPECT_EQ(buddy_.take_exact(35, &clean_, &backed_), at);
+    EXPECT_EQ(buddy_.take_exact(35, &clean_, &backed_), kNoPage);
+    EXPECT_EQ(buddy_.free_pages(), (kPageblockPages - 1) % 35);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
 TEST_F(BuddyTest, DebugBuildsDieOfADoubleRelease) {
     if (!kDebug)
         GTEST_SKIP() << "release builds assume that it does not happen";
@@ -253,7 +264,7 @@ class model {
             else if (random_.one_in(2000))
                 take_blocks(1 + static_cast<uint32_t>(random_.below(3)));
             else if (random_.below(100) < (free_ > target ? 65u : 35u))
-                take();
+                random_.one_in(8) ? take_exact() : take();
             else
                 release();
             ASSERT_EQ(buddy_.free_pages(), free_);
@@ -292,6 +303,21 @@ class model {
         if (used < pages)
             put_back({first + used, pages - used}, !is_clean);
         runs_.push_back({first, used});
+    }
+
+    // Finding no place says nothing: it looks at a few pageblocks only.
+    void take_exact() {
+        uint32_t count = 1 + static_cast<uint32_t>(random_.skewed(8)) % (kPageblockPages - 1);
+        bool is_clean = false;
+        bool is_backed = false;
+        uint32_t first = buddy_.take_exact(count, &is_clean, &is_backed);
+        if (first == kNoPage)
+            return;
+        const uint8_t *block = state_.get() + align_down(first, kPageblockPages);
+        ASSERT_LE(first % kPageblockPages + count, kPageblockPages);
+        ASSERT_NE(std::count(block, block + kPageblockPages, taken), 0) << "a whole one was broken";
+        take_out(first, count, is_clean, is_backed);
+        runs_.push_back({first, count});
     }
 
     void take_blocks(uint32_t count) {

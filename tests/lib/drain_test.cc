@@ -2,7 +2,10 @@
 
 #include "lib/drain.h"
 #include "lib/heap.h"
+#include "lib/thread.h"
 
+#include <atomic>
+#include <sched.h>
 #include <thread>
 #include <vector>
 
@@ -63,6 +66,95 @@ TEST_F(drain, takes_what_other_threads_left_behind) {
     heap_trim(0);
     EXPECT_EQ(cache_cached(g_caches[kClass]), 0u);
     EXPECT_EQ(g_caches[kClass].in_use, 0u);
+}
+
+// While an object is held its first word names its holder; a free one says nothing.
+constexpr uint64_t kHolder = 0xfeed'0000'0000'0000;
+
+class holders {
+  public:
+    void run() {
+        std::vector<std::thread> threads;
+        for (uint64_t number = 1; number <= 3; number++)
+            threads.emplace_back([this, number] { work(number); });
+        for (int drains = 0; drains < 400; drains++) {
+            slow_path scope;
+            caches_drain();
+        }
+        done_ = true;
+        for (std::thread &t : threads)
+            t.join();
+        EXPECT_EQ(twice_, 0) << "an object had two owners";
+        EXPECT_EQ(refused_, 0);
+    }
+
+  private:
+    // Tiny, small and large sheaves, and one for page runs: the fewer objects a sheaf holds the
+    // more often whole sheaves are exchanged.
+    static constexpr unsigned kClasses[] = {class_for_size(16), class_for_size(1500),
+                                            class_for_size(20000), class_for_size(50000)};
+
+    void work(uint64_t number) {
+        random_numbers random(number);
+        std::vector<uint64_t *> held[4];
+        while (!done_) {
+            if (random.one_in(20))
+                migrate(random);
+            size_t which = random.below(4);
+            auto &mine = held[which];
+            unsigned cls = kClasses[which];
+            size_t wanted = random.below(3 * kClassTable.info[cls].capacity + 1);
+            slow_path scope;
+            while (mine.size() < wanted && refused_ == 0)
+                take(cls, number, mine);
+            while (mine.size() > wanted)
+                give(cls, number, mine);
+        }
+        for (size_t which = 0; which < 4; which++) {
+            slow_path scope;
+            while (!held[which].empty())
+                give(kClasses[which], number, held[which]);
+        }
+    }
+
+    static void migrate(random_numbers &random) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(random.below(static_cast<uint64_t>(sysconf(_SC_NPROCESSORS_ONLN))), &set);
+        sched_setaffinity(0, sizeof set, &set); // a CPU we may not have: stay where we are
+    }
+
+    void take(unsigned cls, uint64_t number, std::vector<uint64_t *> &mine) {
+        auto *p = static_cast<uint64_t *>(cache_alloc(cls, GFP_KERNEL));
+        if (p == nullptr) {
+            refused_++;
+            return;
+        }
+        mine.push_back(p);
+        uint64_t before = std::atomic_ref<uint64_t>(*p).exchange(kHolder | number);
+        twice_ += (before >> 48) == (kHolder >> 48);
+    }
+
+    void give(unsigned cls, uint64_t number, std::vector<uint64_t *> &mine) {
+        twice_ += std::atomic_ref<uint64_t>(*mine.back()).exchange(0) != (kHolder | number);
+        cache_free(cls, mine.back(), GFP_KERNEL);
+        mine.pop_back();
+    }
+
+    std::atomic<bool> done_{false};
+    std::atomic<int> twice_{0};
+    std::atomic<int> refused_{0};
+};
+
+TEST_F(drain, gives_no_object_two_owners_and_loses_none) {
+    holders().run();
+    heap_trim(0);
+    EXPECT_EQ(caches_audit(), 0u);
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        EXPECT_EQ(g_caches[cls].in_use, 0u) << "class " << cls;
+        EXPECT_EQ(cache_cached(g_caches[cls]), 0u) << "class " << cls;
+    }
+    EXPECT_EQ(sheaves_in_use(), 0u);
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 #include "tests/unit.h"
 
 #include "lib/heap.h"
+#include "tests/contents.h"
 
 #include <vector>
 
@@ -82,19 +83,16 @@ TEST_F(heap, good_sizes_are_those_served) {
 
 TEST_F(heap, behaves_like_a_table_of_blocks) {
     struct entry {
-        unsigned char *p;
+        void *p;
         size_t size;
-        unsigned char tag;
+        uint64_t tag;
     };
     random_numbers random(3);
     std::vector<entry> table(2048);
     uint64_t before = heap_get_stats().live_objects;
     auto mark = [&](entry &e) {
-        e.tag = static_cast<unsigned char>(random.next());
-        e.p[0] = e.p[e.size / 2] = e.p[e.size - 1] = e.tag;
-    };
-    auto check = [](const entry &e) {
-        return e.p[0] == e.tag && e.p[e.size / 2] == e.tag && e.p[e.size - 1] == e.tag;
+        e.tag = random.next();
+        fill(e.p, e.size, e.tag);
     };
     auto any_size = [&] { return 1 + random.skewed(random.one_in(2000) ? 21 : 11); };
     for (uint64_t op = operations(); op-- > 0;) {
@@ -103,34 +101,28 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
             e.size = any_size();
             gfp_t gfp = random.one_in(4) ? GFP_KERNEL | __GFP_ZERO : GFP_KERNEL;
             size_t align = random.one_in(8) ? size_t{1} << random.below(13) : 1;
-            e.p = static_cast<unsigned char *>(heap_alloc_aligned(e.size, align, gfp));
+            e.p = heap_alloc_aligned(e.size, align, gfp);
             ASSERT_NE(e.p, nullptr);
             ASSERT_EQ(reinterpret_cast<uintptr_t>(e.p) % align, 0u);
-            if ((gfp & __GFP_ZERO) != 0) {
-                ASSERT_EQ(e.p[0] | e.p[e.size / 2] | e.p[e.size - 1], 0);
-            }
+            ASSERT_TRUE((gfp & __GFP_ZERO) == 0 || all_zero(e.p, e.size));
             mark(e);
         } else if (random.one_in(4)) {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             size_t size = any_size();
-            auto *p = static_cast<unsigned char *>(heap_realloc(e.p, size, GFP_KERNEL));
-            ASSERT_NE(p, nullptr);
-            ASSERT_EQ(p[0], e.tag);
-            if (size > e.size) {
-                ASSERT_EQ(p[e.size - 1], e.tag);
-            }
-            e.p = p;
+            e.p = heap_realloc(e.p, size, GFP_KERNEL);
+            ASSERT_NE(e.p, nullptr);
+            ASSERT_TRUE(intact(e.p, min_of(size, e.size), e.tag));
             e.size = size;
             mark(e);
         } else {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             heap_free(e.p, GFP_KERNEL);
             e.p = nullptr;
         }
     }
     for (entry &e : table)
         if (e.p != nullptr) {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             heap_free(e.p, GFP_KERNEL);
         }
     EXPECT_EQ(heap_get_stats().live_objects, before);

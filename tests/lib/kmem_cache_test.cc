@@ -4,6 +4,7 @@
 #include "lib/heap.h"
 #include "lib/kmem_cache.h"
 #include "lib/thread.h"
+#include "tests/contents.h"
 
 #include <vector>
 
@@ -65,7 +66,7 @@ TEST_F(caches, a_second_free_in_a_row_is_reported) {
 
 TEST_F(caches, behave_like_a_table_of_objects) {
     struct entry {
-        uint64_t *p;
+        void *p;
         unsigned cls;
         uint64_t tag;
     };
@@ -73,9 +74,7 @@ TEST_F(caches, behave_like_a_table_of_objects) {
     std::vector<entry> table(4096);
     uint64_t before = heap_get_stats().live_objects;
     auto check_and_free = [](entry &e) {
-        size_t words = class_size(e.cls) / 8;
-        ASSERT_EQ(e.p[0], e.tag);
-        ASSERT_EQ(e.p[words - 1], e.tag);
+        ASSERT_TRUE(intact(e.p, class_size(e.cls), e.tag));
         cache_free(e.cls, e.p, GFP_KERNEL);
         e.p = nullptr;
     };
@@ -90,10 +89,10 @@ TEST_F(caches, behave_like_a_table_of_objects) {
         }
         e.cls = random.one_in(50) ? 1 + static_cast<unsigned>(random.below(kLastClass))
                                   : 1 + static_cast<unsigned>(random.below(30));
-        e.p = static_cast<uint64_t *>(cache_alloc(e.cls, GFP_KERNEL));
+        e.p = cache_alloc(e.cls, GFP_KERNEL);
         ASSERT_NE(e.p, nullptr);
         e.tag = random.next();
-        e.p[0] = e.p[class_size(e.cls) / 8 - 1] = e.tag;
+        fill(e.p, class_size(e.cls), e.tag);
     }
     for (entry &e : table)
         if (e.p != nullptr)
