@@ -16,6 +16,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#if defined(PAGODA_COVERAGE)
+extern "C" void __gcov_dump();
+#else
+inline void __gcov_dump() {}
+#endif
+
 namespace pagoda::test {
 
 // Reproducible: the same seed gives the same operations.
@@ -103,6 +109,7 @@ template <class F> child_end in_child(F body, unsigned seconds = 120) {
             thrown = true;
         }
         fflush(nullptr);
+        __gcov_dump(); // _exit would not
         _exit(thrown ? 2 : failures_so_far() == before ? 0 : 1);
     }
     close(ends[1]);

@@ -1,6 +1,8 @@
 #include "tests/unit.h"
 
+#include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/page_run.h"
 #include "tests/contents.h"
 
 #include <vector>
@@ -79,6 +81,38 @@ TEST_F(heap, good_sizes_are_those_served) {
         EXPECT_LE(heap_good_size(size), heap_usable_size(p)) << size;
         heap_free(p, GFP_KERNEL);
     }
+}
+
+// Pages that slabs and runs have; vmalloc's are its own.
+uint64_t pages_in_use() {
+    uint64_t pages = runs_stats().big_pages;
+    for (unsigned cls = 1; cls <= kLastClass; cls++)
+        pages += g_caches[cls].slabs * g_caches[cls].info.pages;
+    return pages;
+}
+
+TEST_F(heap, every_page_of_slabs_and_runs_is_the_buddys) {
+    random_numbers random(6);
+    std::vector<void *> held(3000);
+    heap_trim(0);
+    for (int i = 0; i < 60'000; i++) {
+        void *&p = held[random.below(held.size())];
+        heap_free(p, GFP_KERNEL);
+        size_t align = random.one_in(20) ? size_t{1} << random.below(20) : 1;
+        p = heap_alloc_aligned(1 + random.skewed(random.one_in(100) ? 20 : 12), align, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        if (i % 1000 == 0) {
+            zone_stats zone = zone_normal().stats();
+            ASSERT_EQ(pages_in_use(), zone.present - zone.free);
+            ASSERT_EQ(pages_in_use(), zone.allocated - zone.released);
+        }
+    }
+    EXPECT_GT(pages_in_use(), 1000u);
+    for (void *p : held)
+        heap_free(p, GFP_KERNEL);
+    heap_trim(0);
+    EXPECT_EQ(pages_in_use(), 0u);
+    EXPECT_EQ(zone_normal().stats().free, zone_normal().stats().present);
 }
 
 TEST_F(heap, behaves_like_a_table_of_blocks) {

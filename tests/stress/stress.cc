@@ -203,7 +203,7 @@ void forks_phase(uint64_t count) {
         pid_t child = fork();
         require(child >= 0, "fork");
         if (child == 0) {
-            alarm(30); // a lock nobody holds any more shows as a signal
+            alarm(120); // a lock nobody holds any more shows as a signal
             random_numbers r(seed + i);
             work(r, 50);
             if (i % 8 == 0) {
