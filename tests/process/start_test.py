@@ -41,6 +41,7 @@ class Loading(Case):
 
     def test_destructors(self):
         self.passes("destructors")
+        self.passes("destructors", options="percpu=off")
         self.passes("destructors_static", preload=False)
 
     def test_stderr_and_stdout_closed(self):
@@ -63,7 +64,7 @@ class Options(Case):
     def test_every_index_of_the_cpu_caches(self):
         for percpu in ("auto", "mm_cid", "cpu_id", "off"):
             with self.subTest(percpu=percpu):
-                self.passes("workout", 4, 5000, SIZES, options=f"percpu={percpu}", quiet=False)
+                self.passes("workout", 4, 5000, SIZES, options=f"percpu={percpu}")
 
     def test_no_rseq(self):
         tunables = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
@@ -79,18 +80,18 @@ class TwoCopies(Case):
         self.copy = shutil.copy(LIBRARY, self.folder / "libother.so")
 
     def test_loaded_beside_the_preloaded_one(self):
-        self.passes("two_copies", self.copy, quiet=False)
+        self.passes("two_copies", self.copy)
 
     def test_loaded_into_a_program_linked_with_the_archive(self):
-        self.passes("two_copies_static", self.copy, preload=False, quiet=False)
+        self.passes("two_copies_static", self.copy, preload=False)
 
     def test_preloaded_before_a_program_linked_with_the_archive(self):
         # Two reports: the program's own copy served, the other one only stood by.
-        result = self.passes("workout_static", 4, 3000, SIZES, quiet=False)
+        result = self.passes("workout_static", 4, 3000, SIZES)
         self.assertEqual(len(result.report), 2, result)
 
     def test_preloaded_twice(self):
-        self.passes("workout", 4, 3000, SIZES, preload=False, quiet=False,
+        self.passes("workout", 4, 3000, SIZES, preload=False,
                     env={"LD_PRELOAD": f"{LIBRARY} {self.copy}"})
 
 
