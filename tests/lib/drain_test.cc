@@ -1,11 +1,20 @@
 #include "tests/unit.h"
 
+#include "hugepage/options.h"
+#include "hugepage/sys.h"
 #include "lib/drain.h"
 #include "lib/heap.h"
+#include "lib/page_run.h"
 #include "lib/thread.h"
 
 #include <atomic>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <thread>
 #include <vector>
 
@@ -66,6 +75,63 @@ TEST_F(drain, takes_what_other_threads_left_behind) {
     heap_trim(0);
     EXPECT_EQ(cache_cached(g_caches[kClass]), 0u);
     EXPECT_EQ(g_caches[kClass].in_use, 0u);
+}
+
+// From here on the kernel does not know membarrier.
+void forget_membarrier() {
+    sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_membarrier, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    sock_fprog program = {sizeof code / sizeof code[0], code};
+    ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST_F(drain, leaves_other_cpus_alone_where_it_cannot_stop_them) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        forget_membarrier();
+        std::thread([] { give(kClass, take(kClass, 3000)); }).join();
+        give(kClass, take(kClass, 3000));
+        heap_trim(0);
+        EXPECT_EQ(g_caches[kClass].in_use, cache_cached(g_caches[kClass])) << "none is lost";
+        EXPECT_EQ(caches_audit(), 0u);
+        if (percpu::has_rseq()) {
+            EXPECT_GT(cache_cached(g_caches[kClass]), 0u);
+        }
+        give(kClass, take(kClass, 3000));
+    })));
+}
+
+TEST_F(drain, an_audit_without_memory_ends_quietly) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        give(kClass, take(kClass, 5000));
+        while (run_alloc(1, 0, GFP_NOWAIT, nullptr) != nullptr)
+            continue;
+        sys::inject_failures(0, 1 << 30);
+        EXPECT_EQ(caches_audit(), 0u);
+    })));
+}
+
+TEST_F(drain, an_audit_names_what_is_free_twice_or_inside) {
+    if (kDebug)
+        GTEST_SKIP() << "debug builds report it at once";
+    child_end end = in_child([] {
+        mutable_options().on_error = error_policy::report;
+        uint64_t expected = 0;
+        for (unsigned cls : {kClass, class_for_size(50000)}) {
+            std::vector<void *> objects = take(cls, 3);
+            cache_free(cls, objects[0], GFP_KERNEL);
+            cache_free(cls, objects[1], GFP_KERNEL);
+            cache_free(cls, objects[0], GFP_KERNEL);
+            cache_free(cls, static_cast<char *>(objects[2]) + 16, GFP_KERNEL);
+            EXPECT_EQ(caches_audit(), expected += 2) << "class " << cls;
+        }
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 6u) << end.errors;
 }
 
 // While an object is held its first word names its holder; a free one says nothing.
