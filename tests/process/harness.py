@@ -69,15 +69,15 @@ class Case(unittest.TestCase):
         return command
 
     def run_program(self, program, *arguments, options="", env=None, timeout=300, stdin="",
-                    **kw):
+                    report=True, **kw):
         """`kw` is what command() takes."""
-        report = self.folder / "report.json"
-        report.unlink(missing_ok=True)
+        path = self.folder / "report.json"
+        path.unlink(missing_ok=True)
         process = subprocess.run(
-            self.command(program, arguments, **kw), env=self.environment(options, env, report),
-            input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout,
-            cwd=self.folder)
-        lines = report.read_text().splitlines() if report.exists() else []
+            self.command(program, arguments, **kw),
+            env=self.environment(options, env, report and path), input=stdin, capture_output=True,
+            text=True, errors="replace", timeout=timeout, cwd=self.folder)
+        lines = path.read_text().splitlines() if path.exists() else []
         return Result(process, [json.loads(line) for line in lines])
 
     def passes(self, program, *arguments, served=True, quiet=True, **kw):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import unittest
 
@@ -35,6 +36,14 @@ class Loading(Case):
     def test_bad_alloc_in_a_local_scope(self):
         self.passes("plugin_host", PROGRAMS / "plugin.so")
 
+    def test_operator_new_where_nobody_can_throw(self):
+        self.needs_pagoda()
+        result = self.run_program("bare_new")
+        self.assertEqual(result.status, -signal.SIGABRT, result)
+        self.assertEqual(result.out, "served\n")
+        self.assertEqual(len(result.lines), 1, result)
+        self.assertIn("operator new is out of memory", result.lines[0])
+
     def test_archive_brings_the_whole_family(self):
         self.needs_pagoda()
         self.passes("archive", preload=False)
@@ -60,6 +69,16 @@ class Options(Case):
                 self.assertEqual(result.status, 0, result)
                 self.assertEqual(len(result.lines), 1, result)
                 self.assertIn(word, result.lines[0])
+
+    def test_a_report_that_cannot_be_written_is_said(self):
+        self.needs_pagoda()
+        for path in (self.folder / "none" / "report", "/dev/full"):
+            with self.subTest(path=path):
+                result = self.run_program("workout", 1, 500, SIZES, options=f"exit_report={path}",
+                                          report=False)
+                self.assertEqual(result.status, 0, result)
+                self.assertEqual(len(result.lines), 1, result)
+                self.assertIn(f"exit_report: cannot write {path}", result.lines[0])
 
     def test_every_index_of_the_cpu_caches(self):
         for percpu in ("auto", "mm_cid", "cpu_id", "off"):
