@@ -143,7 +143,7 @@ class holders {
         std::vector<std::thread> threads;
         for (uint64_t number = 1; number <= 3; number++)
             threads.emplace_back([this, number] { work(number); });
-        for (int drains = 0; drains < 400; drains++) {
+        for (int drains = 0; drains < 8000; drains++) {
             slow_path scope;
             caches_drain();
         }
@@ -169,18 +169,28 @@ class holders {
             size_t which = random.below(4);
             auto &mine = held[which];
             unsigned cls = kClasses[which];
-            size_t wanted = random.below(3 * kClassTable.info[cls].capacity + 1);
             slow_path scope;
-            while (mine.size() < wanted && refused_ == 0)
-                take(cls, number, mine);
-            while (mine.size() > wanted)
-                give(cls, number, mine);
+            // Once more than before, now and then; mostly to and fro over a sheaf's end, where
+            // words are exchanged.
+            hold(which, random.below(3 * kClassTable.info[cls].capacity + 1), number, mine);
+            size_t few = random.below(min_of<size_t>(kClassTable.info[cls].capacity, 12) + 1);
+            for (int i = 0; i < 20; i++) {
+                hold(which, mine.size() + few, number, mine);
+                hold(which, mine.size() - min_of(few, mine.size()), number, mine);
+            }
         }
         for (size_t which = 0; which < 4; which++) {
             slow_path scope;
             while (!held[which].empty())
                 give(kClasses[which], number, held[which]);
         }
+    }
+
+    void hold(size_t which, size_t wanted, uint64_t number, std::vector<uint64_t *> &mine) {
+        while (mine.size() < wanted && refused_ == 0)
+            take(kClasses[which], number, mine);
+        while (mine.size() > wanted)
+            give(kClasses[which], number, mine);
     }
 
     static void migrate(random_numbers &random) {

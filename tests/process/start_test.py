@@ -31,7 +31,9 @@ class Loading(Case):
                     env={"PAGODA_TEST_LIBRARY": ""})
 
     def test_audit_beside_preload(self):
-        self.passes("workout", 4, 3000, SIZES, env={"LD_AUDIT": str(PROGRAMS / "audit.so")})
+        result = self.passes("workout", 4, 3000, SIZES,
+                             env={"LD_AUDIT": str(PROGRAMS / "audit.so")})
+        self.assertIn("the auditor is at work", result.err)
 
     def test_bad_alloc_in_a_local_scope(self):
         self.passes("plugin_host", PROGRAMS / "plugin.so")
