@@ -15,6 +15,7 @@ target_compile_options(
               $<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual>)
 # PAGODA_DEBUG also changes inline code in headers, so users of the core must agree on it.
 target_compile_definitions(pagoda_flags INTERFACE $<$<CONFIG:Debug>:PAGODA_DEBUG=1>)
+target_compile_definitions(pagoda_flags INTERFACE $<$<CONFIG:Coverage>:PAGODA_COVERAGE=1>)
 target_compile_options(pagoda_flags INTERFACE $<$<CONFIG:Coverage>:--coverage>
                                               $<$<CONFIG:Coverage>:-fprofile-update=atomic>)
 target_link_options(pagoda_flags INTERFACE $<$<CONFIG:Coverage>:--coverage>)

@@ -418,7 +418,7 @@ uint64_t zone::purge(uint64_t keep) {
             purge_pause_until_.store(sys::now_ms() + 1000, std::memory_order_relaxed);
             break;
         }
-        b.purged_at = static_cast<uint32_t>(sys::now_ms()) | 1;
+        b.purged_at = max_of(static_cast<uint32_t>(sys::now_ms()), 1u); // 0 means never
     }
     purged_ += done >> kPageShift;
     lock_.unlock();

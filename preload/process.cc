@@ -45,7 +45,7 @@ bool free_by_other_copy(void *p) {
 
 // Adds a copy to the first one's list and returns its head. Called by other copies of this library.
 PAGODA_EXPORT pagoda_copy *pagoda_join(pagoda_copy *other) {
-    if (first_copy != &self)
+    if (first_copy != &self || other == &self)
         return first_copy;
     other->next = __atomic_load_n(&self.next, __ATOMIC_RELAXED);
     __atomic_store_n(&self.next, other, __ATOMIC_RELEASE);
@@ -54,10 +54,15 @@ PAGODA_EXPORT pagoda_copy *pagoda_join(pagoda_copy *other) {
 
 namespace {
 
+// Asked of the program's scope: this library's own may hold itself alone, and what a bare name
+// means here may be the other copy's.
 void join_first_copy() {
-    auto join = reinterpret_cast<decltype(&pagoda_join)>(dlsym(RTLD_DEFAULT, "pagoda_join"));
-    if (join != nullptr && join != &pagoda_join)
+    void *program = dlopen(nullptr, RTLD_LAZY);
+    auto join = reinterpret_cast<decltype(&pagoda_join)>(dlsym(program, "pagoda_join"));
+    if (join != nullptr)
         first_copy = join(&self);
+    if (program != nullptr)
+        dlclose(program);
 }
 
 // Start, fork, exit.

@@ -16,6 +16,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#if defined(PAGODA_COVERAGE)
+extern "C" void __gcov_dump();
+#else
+inline void __gcov_dump() {}
+#endif
+
 namespace pagoda::test {
 
 // Reproducible: the same seed gives the same operations.
@@ -69,9 +75,19 @@ inline ::testing::AssertionResult succeeded(const child_end &end) {
     return ::testing::AssertionFailure() << "status " << end.status << ", stderr: " << end.errors;
 }
 
-// Runs body in a child of fork, with its stderr caught. A failed expectation in there, or one that
-// takes longer than `seconds`, is a failure of the child.
-template <class F> child_end in_child(F body, unsigned seconds = 60) {
+// How many expectations of the running test have failed so far, in this process.
+inline int failures_so_far() {
+    const ::testing::TestInfo *test = ::testing::UnitTest::GetInstance()->current_test_info();
+    int failed = 0;
+    for (int i = 0; test != nullptr && i < test->result()->total_part_count(); i++)
+        failed += test->result()->GetTestPartResult(i).failed();
+    return failed;
+}
+
+// Runs body in a child of fork, with its stderr caught. A failed expectation in there, an exception
+// that leaves it, or taking longer than `seconds` is a failure of the child; what had failed before
+// is not.
+template <class F> child_end in_child(F body, unsigned seconds = 120) {
     int ends[2];
     if (pipe(ends) != 0)
         return {};
@@ -85,9 +101,16 @@ template <class F> child_end in_child(F body, unsigned seconds = 60) {
         alarm(seconds);
         rlimit no_core = {0, 0};
         setrlimit(RLIMIT_CORE, &no_core);
-        body();
+        int before = failures_so_far();
+        bool thrown = false;
+        try {
+            body();
+        } catch (...) { // gtest would go on with the next test, in the child
+            thrown = true;
+        }
         fflush(nullptr);
-        _exit(::testing::Test::HasFailure() ? 1 : 0);
+        __gcov_dump(); // _exit would not
+        _exit(thrown ? 2 : failures_so_far() == before ? 0 : 1);
     }
     close(ends[1]);
     child_end end;

@@ -236,6 +236,17 @@ TEST_F(BuddyTest, PinnedAndHugetlbBlocksAreNeverPurged) {
     EXPECT_EQ(buddy_.dirty_pages(), 2 * kPageblockPages);
 }
 
+TEST_F(BuddyTest, ExactPagesLieBackToBackInAPageblockInUse) {
+    buddy_.release(0, kPageblockPages, false);
+    EXPECT_EQ(take_exact(35), kNoPage) << "it breaks no whole one";
+    ASSERT_EQ(take(0), 0u);
+    for (uint32_t at = 1; at + 35 <= kPageblockPages; at += 35)
+        EXPECT_EQ(take_exact(35), at);
+    EXPECT_EQ(take_exact(35), kNoPage);
+    EXPECT_EQ(buddy_.free_pages(), (kPageblockPages - 1) % 35);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
 TEST_F(BuddyTest, DebugBuildsDieOfADoubleRelease) {
     if (!kDebug)
         GTEST_SKIP() << "release builds assume that it does not happen";

@@ -236,6 +236,85 @@ TEST(ZoneTest, FreeMemoryStaysWithinItsBound) {
     });
 }
 
+// Purges `count` pages that were just used and takes them again. False where that took so long (on
+// a busy machine) that nobody can say whether it counts as quick.
+bool refault(zone &z, uint32_t count) {
+    uint64_t began = sys::now_ms();
+    uint32_t first = get(count);
+    fill(first, count, 1);
+    z.free(first, count, true, GFP_KERNEL);
+    EXPECT_EQ(z.purge(0), size_t{count} << kPageShift);
+    EXPECT_EQ(get(count), first);
+    fill(first, count, 1);
+    z.free(first, count, true, GFP_KERNEL);
+    return sys::now_ms() - began < 900;
+}
+
+TEST(ZoneTest, QuickRefaultsRaiseTheBound) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = 64 * kMiB; // nothing is purged but by this test
+        uint64_t before = 0;
+        do {
+            z.purge(0);
+            before = z.stats().refault_bonus;
+        } while (!refault(z, kPageblockPages));
+        EXPECT_GE(z.stats().refault_bonus, before / 2 + kPageblockSize);
+        EXPECT_GT(z.dirty_bound(), 64 * kMiB);
+    });
+}
+
+TEST(ZoneTest, LateRefaultsDoNot) {
+    in_fresh_zone([](zone &z) {
+        uint32_t first = get(kPageblockPages);
+        fill(first, kPageblockPages, 1);
+        z.free(first, kPageblockPages, true, GFP_KERNEL);
+        z.purge(0);
+        std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+        ASSERT_EQ(get(kPageblockPages), first);
+        EXPECT_EQ(z.stats().refault_bonus, 0u);
+    });
+}
+
+TEST(ZoneTest, TheBonusIsCappedAndHalvesEverySecond) {
+    in_fresh_zone([](zone &z) {
+        uint64_t base = z.dirty_bound();
+        z.note_refault(uint64_t{8} << 30);
+        EXPECT_LE(z.dirty_bound(), base + (uint64_t{1} << 30));
+        EXPECT_GT(z.dirty_bound(), base);
+        z.note_vmalloc(0, static_cast<int64_t>(base) + 1);
+        EXPECT_FALSE(z.over_dirty_bound());
+        // Read between two looks at the clock, it lies between what they would make of it.
+        uint64_t last = z.stats().refault_bonus;
+        uint64_t second = sys::now_ms() / 1000;
+        for (uint64_t elapsed = 0; elapsed < 3;) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));
+            z.dirty_bound();
+            uint64_t bonus = z.stats().refault_bonus;
+            elapsed = sys::now_ms() / 1000 - second;
+            ASSERT_LE(bonus, last);
+            ASSERT_GE(bonus, last >> (elapsed + 1));
+        }
+        z.dirty_bound();
+        EXPECT_LE(z.stats().refault_bonus, last / 4);
+        z.note_vmalloc(0, -static_cast<int64_t>(base) - 1);
+    });
+}
+
+TEST(ZoneTest, MakeRoomKeepsNoBonus) {
+    in_fresh_zone([](zone &z) {
+        mutable_options().dirty_bytes = kMiB;
+        z.note_refault(uint64_t{1} << 30);
+        uint32_t count = 4 * kPageblockPages;
+        uint32_t first = get(count);
+        fill(first, count, 1);
+        z.free(first, count, true, GFP_KERNEL);
+        EXPECT_EQ(z.stats().dirty, count) << "the bonus lets it stay";
+        z.make_room();
+        EXPECT_LE(z.stats().dirty << kPageShift, kMiB);
+        EXPECT_EQ(z.stats().free, z.stats().present);
+    });
+}
+
 TEST(ZoneTest, VmallocCountsTowardsTheBound) {
     in_fresh_zone([](zone &z) {
         mutable_options().dirty_bytes = kMiB;

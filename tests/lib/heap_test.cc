@@ -1,11 +1,41 @@
 #include "tests/unit.h"
 
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/page_run.h"
+#include "lib/thread.h"
+#include "lib/vmalloc.h"
+#include "tests/contents.h"
 
+#include <chrono>
+#include <errno.h>
+#include <thread>
 #include <vector>
 
 namespace pagoda::test {
 namespace {
+
+// Before anything else of this process has started the heap.
+TEST(heap_start, fails_where_nothing_fits_and_succeeds_later) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_FALSE(heap_ready());
+        EXPECT_EQ(heap_usable_size(&errno), 0u);
+        EXPECT_FALSE(heap_trim(0));
+        EXPECT_EQ(heap_get_stats().served, 0u);
+        sys::inject_failures(0, 1 << 30);
+        EXPECT_FALSE(heap_init());
+        EXPECT_EQ(heap_alloc(100, GFP_KERNEL), nullptr);
+        EXPECT_EQ(heap_alloc_aligned(100, size_t{1} << 20, GFP_KERNEL), nullptr);
+        heap_before_fork();
+        heap_after_fork(false);
+        sys::inject_failures(0, 0);
+        void *p = heap_alloc(100, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(heap_ready());
+        heap_free(p, GFP_KERNEL);
+    })));
+}
 
 class heap : public ::testing::Test {
   protected:
@@ -80,21 +110,147 @@ TEST_F(heap, good_sizes_are_those_served) {
     }
 }
 
+// One of each kind of block, resized up and down; what is refused leaves everything as it was.
+// Returns how many calls were refused.
+int take_resize_and_free() {
+    static constexpr size_t kSizes[] = {16,    100,    1000,   5000,    30000,
+                                        50000, 200000, 600000, 1 << 20, 3 << 20};
+    struct entry {
+        void *p;
+        size_t size;
+    };
+    std::vector<entry> held;
+    held.reserve(100);
+    int refused = 0;
+    for (size_t align : {size_t{1}, size_t{256}, size_t{1} << 16, size_t{4} << 20})
+        for (size_t size : kSizes) {
+            bool zero = size % 3 == 0;
+            if (align > size && align > 256)
+                continue;
+            void *p = heap_alloc_aligned(size, align, zero ? GFP_KERNEL | __GFP_ZERO : GFP_KERNEL);
+            refused += p == nullptr;
+            if (p == nullptr)
+                continue;
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u);
+            EXPECT_TRUE(!zero || all_zero(p, size));
+            fill(p, size, size);
+            held.push_back({p, size});
+        }
+    for (size_t i = 0; i < held.size(); i++) {
+        entry &e = held[i];
+        size_t size = i % 2 == 0 ? e.size * 3 : e.size / 3 + 1;
+        void *p = heap_realloc(e.p, size, GFP_KERNEL);
+        refused += p == nullptr;
+        size_t kept = p == nullptr ? e.size : min_of(size, e.size);
+        e.p = p == nullptr ? e.p : p;
+        EXPECT_TRUE(intact(e.p, kept, e.size)) << e.size << " -> " << size;
+    }
+    for (entry &e : held)
+        heap_free(e.p, GFP_KERNEL);
+    return refused;
+}
+
+TEST_F(heap, loses_nothing_whatever_call_is_refused) {
+    auto refuse = [](int skip, int fail) {
+        return in_child([=] {
+            uint64_t before = heap_get_stats().live_objects;
+            sys::inject_failures(skip, fail);
+            int refused = take_resize_and_free();
+            heap_trim(0);
+            sys::inject_failures(0, 0);
+            EXPECT_TRUE(skip > 0 || fail < 1000 || refused > 0);
+            EXPECT_EQ(heap_get_stats().live_objects, before);
+            EXPECT_TRUE(zone_normal().consistent());
+            std::this_thread::sleep_for(std::chrono::milliseconds(20)); // a refusal holds a tick
+            EXPECT_EQ(take_resize_and_free(), 0);
+            heap_trim(0);
+            EXPECT_EQ(heap_get_stats().live_objects, before);
+            EXPECT_EQ(zone_normal().stats().dirty, 0u);
+            EXPECT_TRUE(zone_normal().consistent());
+        });
+    };
+    for (int skip = 0; skip < 50; skip += skip < 16 ? 1 : 5)
+        for (int fail : {1, 2, 1 << 30})
+            EXPECT_TRUE(succeeded(refuse(skip, fail))) << "skip " << skip << ", fail " << fail;
+}
+
+TEST_F(heap, refuses_to_resize_what_is_not_its_own) {
+    child_end end = in_child([] {
+        static char other[100];
+        EXPECT_EQ(heap_realloc(other, 200, GFP_KERNEL), nullptr);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("not Pagoda's memory")) << end.errors;
+}
+
+TEST_F(heap, serves_a_handler_without_waiting) {
+    std::vector<void *> held;
+    for (size_t size : {size_t{100}, size_t{5000}, size_t{50000}, size_t{600000}, size_t{3} << 20})
+        held.push_back(heap_alloc(size, GFP_KERNEL));
+    heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+    slow_path interrupted;
+    void *small = heap_alloc(100, GFP_KERNEL);
+    EXPECT_NE(small, nullptr);
+    heap_free(small, GFP_KERNEL);
+    EXPECT_EQ(heap_alloc(size_t{64} << 20, GFP_KERNEL), nullptr) << "that takes system calls";
+    EXPECT_FALSE(heap_trim(0));
+    EXPECT_EQ(heap_get_stats().served, 0u);
+    for (void *p : held)
+        heap_free(p, GFP_KERNEL);
+    // Also where the locks are taken by whoever was interrupted.
+    void *area = held.back();
+    vmalloc_lock().lock();
+    zone_normal().lock().lock();
+    EXPECT_EQ(heap_alloc(600000, GFP_KERNEL), nullptr);
+    EXPECT_EQ(heap_usable_size(area), 0u);
+    zone_normal().lock().unlock();
+    vmalloc_lock().unlock();
+}
+
+// Pages that slabs and runs have; vmalloc's are its own.
+uint64_t pages_in_use() {
+    uint64_t pages = runs_stats().big_pages;
+    for (unsigned cls = 1; cls <= kLastClass; cls++)
+        pages += g_caches[cls].slabs * g_caches[cls].info.pages;
+    return pages;
+}
+
+TEST_F(heap, every_page_of_slabs_and_runs_is_the_buddys) {
+    random_numbers random(6);
+    std::vector<void *> held(3000);
+    heap_trim(0);
+    for (int i = 0; i < 60'000; i++) {
+        void *&p = held[random.below(held.size())];
+        heap_free(p, GFP_KERNEL);
+        size_t align = random.one_in(20) ? size_t{1} << random.below(20) : 1;
+        p = heap_alloc_aligned(1 + random.skewed(random.one_in(100) ? 20 : 12), align, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        if (i % 1000 == 0) {
+            zone_stats zone = zone_normal().stats();
+            ASSERT_EQ(pages_in_use(), zone.present - zone.free);
+            ASSERT_EQ(pages_in_use(), zone.allocated - zone.released);
+        }
+    }
+    EXPECT_GT(pages_in_use(), 1000u);
+    for (void *p : held)
+        heap_free(p, GFP_KERNEL);
+    heap_trim(0);
+    EXPECT_EQ(pages_in_use(), 0u);
+    EXPECT_EQ(zone_normal().stats().free, zone_normal().stats().present);
+}
+
 TEST_F(heap, behaves_like_a_table_of_blocks) {
     struct entry {
-        unsigned char *p;
+        void *p;
         size_t size;
-        unsigned char tag;
+        uint64_t tag;
     };
     random_numbers random(3);
     std::vector<entry> table(2048);
     uint64_t before = heap_get_stats().live_objects;
     auto mark = [&](entry &e) {
-        e.tag = static_cast<unsigned char>(random.next());
-        e.p[0] = e.p[e.size / 2] = e.p[e.size - 1] = e.tag;
-    };
-    auto check = [](const entry &e) {
-        return e.p[0] == e.tag && e.p[e.size / 2] == e.tag && e.p[e.size - 1] == e.tag;
+        e.tag = random.next();
+        fill(e.p, e.size, e.tag);
     };
     auto any_size = [&] { return 1 + random.skewed(random.one_in(2000) ? 21 : 11); };
     for (uint64_t op = operations(); op-- > 0;) {
@@ -103,34 +259,28 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
             e.size = any_size();
             gfp_t gfp = random.one_in(4) ? GFP_KERNEL | __GFP_ZERO : GFP_KERNEL;
             size_t align = random.one_in(8) ? size_t{1} << random.below(13) : 1;
-            e.p = static_cast<unsigned char *>(heap_alloc_aligned(e.size, align, gfp));
+            e.p = heap_alloc_aligned(e.size, align, gfp);
             ASSERT_NE(e.p, nullptr);
             ASSERT_EQ(reinterpret_cast<uintptr_t>(e.p) % align, 0u);
-            if ((gfp & __GFP_ZERO) != 0) {
-                ASSERT_EQ(e.p[0] | e.p[e.size / 2] | e.p[e.size - 1], 0);
-            }
+            ASSERT_TRUE((gfp & __GFP_ZERO) == 0 || all_zero(e.p, e.size));
             mark(e);
         } else if (random.one_in(4)) {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             size_t size = any_size();
-            auto *p = static_cast<unsigned char *>(heap_realloc(e.p, size, GFP_KERNEL));
-            ASSERT_NE(p, nullptr);
-            ASSERT_EQ(p[0], e.tag);
-            if (size > e.size) {
-                ASSERT_EQ(p[e.size - 1], e.tag);
-            }
-            e.p = p;
+            e.p = heap_realloc(e.p, size, GFP_KERNEL);
+            ASSERT_NE(e.p, nullptr);
+            ASSERT_TRUE(intact(e.p, min_of(size, e.size), e.tag));
             e.size = size;
             mark(e);
         } else {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             heap_free(e.p, GFP_KERNEL);
             e.p = nullptr;
         }
     }
     for (entry &e : table)
         if (e.p != nullptr) {
-            ASSERT_TRUE(check(e));
+            ASSERT_TRUE(intact(e.p, e.size, e.tag));
             heap_free(e.p, GFP_KERNEL);
         }
     EXPECT_EQ(heap_get_stats().live_objects, before);

@@ -1,6 +1,8 @@
 #include "tests/unit.h"
 
 #include "hugepage/page.h"
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
 #include "lib/heap.h"
 #include "lib/page_run.h"
 
@@ -65,6 +67,49 @@ TEST_F(page_run, of_a_class_size_belongs_to_the_class) {
     EXPECT_EQ(c.in_use, before + 1);
     run_free_class(c, p, GFP_KERNEL);
     EXPECT_EQ(c.in_use, before);
+}
+
+TEST_F(page_run, that_cannot_be_had_is_null) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        run_stats before = runs_stats();
+        sys::inject_failures(0, 1 << 30);
+        EXPECT_EQ(run_alloc(100'000, 0, GFP_KERNEL, nullptr), nullptr);
+        EXPECT_EQ(run_alloc(100'000, 9, GFP_KERNEL, nullptr), nullptr);
+        sys::inject_failures(0, 0);
+        EXPECT_EQ(runs_stats().served, before.served);
+        EXPECT_EQ(run_alloc(1, 10, GFP_KERNEL, nullptr), nullptr) << "an alignment too large";
+    })));
+}
+
+TEST_F(page_run, freed_under_the_zones_lock_comes_back_later) {
+    char *p = static_cast<char *>(run_alloc(100, 0, GFP_KERNEL, nullptr));
+    char *q = static_cast<char *>(run_alloc(200, 0, GFP_KERNEL, nullptr));
+    uint64_t free_before = zone_normal().stats().free;
+    zone_normal().lock().lock();
+    run_free_big(p, GFP_ATOMIC);
+    run_free_big(q, GFP_ATOMIC);
+    zone_normal().lock().unlock();
+    EXPECT_EQ(zone_normal().stats().free, free_before);
+    EXPECT_EQ(class_of_pointer(p), kClassRunTail) << "nobody's, and not yet the buddy's";
+    runs_free_deferred();
+    EXPECT_EQ(zone_normal().stats().free, free_before + 300);
+    EXPECT_EQ(class_of_pointer(p), kClassNone);
+}
+
+TEST_F(page_run, free_inside_is_reported) {
+    child_end end = in_child([] {
+        char *p = static_cast<char *>(run_alloc(100, 0, GFP_KERNEL, nullptr));
+        run_free_big(p + 16, GFP_KERNEL);
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_TRUE(end.said("inside an object of a page run of 409600 bytes")) << end.errors;
+    end = in_child([] {
+        kmem_cache &c = g_caches[class_for_size(kMaxClass)];
+        char *p = static_cast<char *>(run_alloc_class(c, GFP_KERNEL));
+        run_free_class(c, p + 16, GFP_KERNEL);
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_TRUE(end.said("inside an object of a page run of 262144 bytes")) << end.errors;
 }
 
 TEST_F(page_run, free_twice_is_reported) {

@@ -1,9 +1,12 @@
 #include "tests/unit.h"
 
 #include "hugepage/options.h"
+#include "hugepage/sys.h"
 #include "lib/heap.h"
+#include "lib/kmem_cache.h"
 #include "lib/thread.h"
 
+#include <chrono>
 #include <thread>
 
 namespace pagoda::test {
@@ -39,6 +42,27 @@ TEST(thread_slot, belongs_to_a_slow_path_that_interrupted_none) {
             EXPECT_EQ(gfpflags_allow_blocking(inner.limit(GFP_KERNEL)), 0);
         }
         EXPECT_EQ(thread_slot(), mine);
+    })));
+}
+
+TEST(thread_slot, that_cannot_be_had_is_done_without) {
+    EXPECT_TRUE(succeeded(without_rseq([] {
+        bool had_slot = true;
+        void *p = nullptr;
+        {
+            sys::inject_failures(0, 1 << 30);
+            slow_path scope;
+            had_slot = thread_slot() != nullptr;
+            p = cache_alloc(20, GFP_KERNEL);
+            cache_free(20, p, GFP_KERNEL);
+            sys::inject_failures(0, 0);
+        }
+        EXPECT_FALSE(had_slot);
+        EXPECT_NE(p, nullptr) << "the slabs serve";
+        EXPECT_EQ(g_caches[20].in_use, 0u);
+        std::this_thread::sleep_for(std::chrono::milliseconds(20)); // a refusal holds for a tick
+        slow_path scope;
+        EXPECT_NE(thread_slot(), nullptr) << "and later there is one";
     })));
 }
 

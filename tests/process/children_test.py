@@ -23,7 +23,7 @@ class Children(Case):
         self.passes("fork_handlers", options="percpu=off", quiet=False)
 
     def test_forks_with_thread_slots(self):
-        self.passes("fork_storm", options="percpu=off", quiet=False)
+        self.passes("fork_storm", options="percpu=off")
 
 
 class Threads(Case):
@@ -31,7 +31,7 @@ class Threads(Case):
         self.passes("thread_churn")
 
     def test_20000_threads_with_thread_slots(self):
-        self.passes("thread_churn", options="percpu=off", quiet=False)
+        self.passes("thread_churn", options="percpu=off")
 
     def test_blocks_go_from_thread_to_thread(self):
         self.passes("workout", 16, 5000, 1 << 20)

@@ -4,7 +4,8 @@
 
 From the environment: PAGODA_TEST_LIBRARY, the library to preload (empty: glibc's own malloc, to see
 that the tests ask for what programs are used to); PAGODA_TEST_PROGRAMS, the folder of the built
-programs; PAGODA_TEST_DEBUG, 1 where the library is the debug build.
+programs; PAGODA_TEST_DEBUG, 1 where the library is the debug build; PAGODA_TEST_COVERAGE, 1 where
+it writes down at exit which lines it ran.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import unittest
 LIBRARY = os.environ.get("PAGODA_TEST_LIBRARY", "")
 PROGRAMS = pathlib.Path(os.environ.get("PAGODA_TEST_PROGRAMS", "."))
 DEBUG = os.environ.get("PAGODA_TEST_DEBUG") == "1"
+COVERAGE = os.environ.get("PAGODA_TEST_COVERAGE") == "1"
 SKIPPED = 77
 # A line of Pagoda's own on stderr.
 LINE = re.compile(r"^pagoda: .*$", re.MULTILINE)
@@ -66,16 +68,16 @@ class Case(unittest.TestCase):
             command = ["/bin/sh", "-c", f'ulimit {ulimit} && exec "$@"', "sh", *command]
         return command
 
-    def run_program(self, program, *arguments, options="", env=None, timeout=60, stdin="",
-                    **kw):
+    def run_program(self, program, *arguments, options="", env=None, timeout=300, stdin="",
+                    report=True, **kw):
         """`kw` is what command() takes."""
-        report = self.folder / "report.json"
-        report.unlink(missing_ok=True)
+        path = self.folder / "report.json"
+        path.unlink(missing_ok=True)
         process = subprocess.run(
-            self.command(program, arguments, **kw), env=self.environment(options, env, report),
-            input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout,
-            cwd=self.folder)
-        lines = report.read_text().splitlines() if report.exists() else []
+            self.command(program, arguments, **kw),
+            env=self.environment(options, env, report and path), input=stdin, capture_output=True,
+            text=True, errors="replace", timeout=timeout, cwd=self.folder)
+        lines = path.read_text().splitlines() if path.exists() else []
         return Result(process, [json.loads(line) for line in lines])
 
     def passes(self, program, *arguments, served=True, quiet=True, **kw):
@@ -98,7 +100,14 @@ def needs_root(test):
 
 
 def needs_tool(name):
-    return unittest.skipUnless(shutil.which(name), f"{name} is not installed")
+    """For a class: without the tool, which packages.txt lists, its tests fail."""
+    def decorate(case):
+        def set_up(self):
+            super(case, self).setUp()
+            self.assertTrue(shutil.which(name), f"{name} is not installed; ./dev setup does it")
+        case.setUp = set_up
+        return case
+    return decorate
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import unittest
 
@@ -37,10 +38,20 @@ class Loading(Case):
         self.passes("own_names")
 
     def test_audit_beside_preload(self):
-        self.passes("workout", 4, 3000, SIZES, env={"LD_AUDIT": str(PROGRAMS / "audit.so")})
+        result = self.passes("workout", 4, 3000, SIZES,
+                             env={"LD_AUDIT": str(PROGRAMS / "audit.so")})
+        self.assertIn("the auditor is at work", result.err)
 
     def test_bad_alloc_in_a_local_scope(self):
         self.passes("plugin_host", PROGRAMS / "plugin.so")
+
+    def test_operator_new_where_nobody_can_throw(self):
+        self.needs_pagoda()
+        result = self.run_program("bare_new")
+        self.assertEqual(result.status, -signal.SIGABRT, result)
+        self.assertEqual(result.out, "served\n")
+        self.assertEqual(len(result.lines), 1, result)
+        self.assertIn("operator new is out of memory", result.lines[0])
 
     def test_archive_brings_the_whole_family(self):
         self.needs_pagoda()
@@ -48,6 +59,7 @@ class Loading(Case):
 
     def test_destructors(self):
         self.passes("destructors")
+        self.passes("destructors", options="percpu=off")
         self.passes("destructors_static", preload=False)
 
     def test_stderr_and_stdout_closed(self):
@@ -67,10 +79,20 @@ class Options(Case):
                 self.assertEqual(len(result.lines), 1, result)
                 self.assertIn(word, result.lines[0])
 
+    def test_a_report_that_cannot_be_written_is_said(self):
+        self.needs_pagoda()
+        for path in (self.folder / "none" / "report", "/dev/full"):
+            with self.subTest(path=path):
+                result = self.run_program("workout", 1, 500, SIZES, options=f"exit_report={path}",
+                                          report=False)
+                self.assertEqual(result.status, 0, result)
+                self.assertEqual(len(result.lines), 1, result)
+                self.assertIn(f"exit_report: cannot write {path}", result.lines[0])
+
     def test_every_index_of_the_cpu_caches(self):
         for percpu in ("auto", "mm_cid", "cpu_id", "off"):
             with self.subTest(percpu=percpu):
-                self.passes("workout", 4, 5000, SIZES, options=f"percpu={percpu}", quiet=False)
+                self.passes("workout", 4, 5000, SIZES, options=f"percpu={percpu}")
 
     def test_no_rseq(self):
         tunables = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
@@ -86,18 +108,18 @@ class TwoCopies(Case):
         self.copy = shutil.copy(LIBRARY, self.folder / "libother.so")
 
     def test_loaded_beside_the_preloaded_one(self):
-        self.passes("two_copies", self.copy, quiet=False)
+        self.passes("two_copies", self.copy)
 
     def test_loaded_into_a_program_linked_with_the_archive(self):
-        self.passes("two_copies_static", self.copy, preload=False, quiet=False)
+        self.passes("two_copies_static", self.copy, preload=False)
 
     def test_preloaded_before_a_program_linked_with_the_archive(self):
         # Two reports: the program's own copy served, the other one only stood by.
-        result = self.passes("workout_static", 4, 3000, SIZES, quiet=False)
+        result = self.passes("workout_static", 4, 3000, SIZES)
         self.assertEqual(len(result.report), 2, result)
 
     def test_preloaded_twice(self):
-        self.passes("workout", 4, 3000, SIZES, preload=False, quiet=False,
+        self.passes("workout", 4, 3000, SIZES, preload=False,
                     env={"LD_PRELOAD": f"{LIBRARY} {self.copy}"})
 
 

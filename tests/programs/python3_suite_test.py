@@ -18,7 +18,7 @@ class Python3Suite(program.ProgramTest):
     def check(self, at_least, **env):
         results = self.dir / "results.xml"
         result = self.run_program(PYTHON, "-m", "test", "-j2", "--junit-xml", results, *SUITES,
-                                  env=env, timeout=280)
+                                  env=env, timeout=800)
         self.assertIn(f"All {len(SUITES)} tests OK.", result.text)
         total = xml.etree.ElementTree.parse(results).getroot()
         self.assertEqual((total.get("errors"), total.get("failures")), ("0", "0"))

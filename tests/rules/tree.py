@@ -18,7 +18,8 @@ def files(*folders):
     for folder in folders or ["."]:
         for directory, names, leaves in os.walk(ROOT / folder):
             names[:] = sorted(set(names) - NOT_OURS)
-            found += [(pathlib.Path(directory) / leaf).relative_to(ROOT) for leaf in sorted(leaves)]
+            leaves = sorted(set(leaves) - NOT_OURS)  # .git is a file in a second work tree
+            found += [(pathlib.Path(directory) / leaf).relative_to(ROOT) for leaf in leaves]
     return found
 
 

@@ -143,6 +143,13 @@ inline block *exchange_block(random_numbers &r, block *b) {
     return boxes[r.below(256)].exchange(b);
 }
 
+inline uint64_t blocks_in_boxes() {
+    uint64_t n = 0;
+    for (std::atomic<block *> &box : boxes)
+        n += box.load() != nullptr;
+    return n;
+}
+
 inline void drop_all_blocks() {
     for (std::atomic<block *> &box : boxes)
         drop_block(box.exchange(nullptr));

@@ -203,9 +203,12 @@ void forks_phase(uint64_t count) {
         pid_t child = fork();
         require(child >= 0, "fork");
         if (child == 0) {
-            alarm(30); // a lock nobody holds any more shows as a signal
+            alarm(120); // a lock nobody holds any more shows as a signal
             random_numbers r(seed + i);
+            uint64_t live = pagoda::heap_get_stats().live_objects - blocks_in_boxes();
             work(r, 50);
+            require(pagoda::heap_get_stats().live_objects - blocks_in_boxes() == live,
+                    "a child lost or found objects");
             if (i % 8 == 0) {
                 pthread_t thread = start(short_life, i);
                 pthread_join(thread, nullptr);

@@ -13,6 +13,7 @@ namespace {
 const size_t kSizes[] = {0, 1, 24, 1000, 30000, 70000, 2 << 20};
 const auto kAlignments = {16, 64, 4096, 65536, 4 << 20};
 volatile size_t impossible = PTRDIFF_MAX;
+volatile size_t volatile_odd = 48;
 
 bool usable(void *block, size_t size, size_t alignment) {
     if (block == nullptr || reinterpret_cast<uintptr_t>(block) % alignment != 0) {
@@ -103,6 +104,9 @@ void failure() {
     CHECK(throws_bad_alloc([] { return ::operator new[](impossible); }));
     CHECK(throws_bad_alloc([=] { return ::operator new(impossible, alignment); }));
     CHECK(throws_bad_alloc([=] { return ::operator new[](impossible, alignment); }));
+    const auto odd = static_cast<std::align_val_t>(volatile_odd); // no alignment at all
+    CHECK(on_glibc() || throws_bad_alloc([=] { return ::operator new(100, odd); }));
+    CHECK(on_glibc() || ::operator new(100, odd, std::nothrow) == nullptr);
     CHECK(::operator new(impossible, std::nothrow) == nullptr);
     CHECK(::operator new[](impossible, std::nothrow) == nullptr);
     CHECK(::operator new(impossible, alignment, std::nothrow) == nullptr);

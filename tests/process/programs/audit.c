@@ -2,8 +2,13 @@
 // library is only just being mapped.
 #include <link.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 unsigned la_version(unsigned version) {
+    static const char kText[] = "the auditor is at work\n";
+    if (write(2, kText, sizeof kText - 1) < 0) {
+        return 0; // then it is not
+    }
     free(malloc(1000));
     return version;
 }

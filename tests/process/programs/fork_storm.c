@@ -27,7 +27,7 @@ static void *work(void *argument) {
 }
 
 static void child_of(int number) {
-    alarm(20);
+    alarm(120);
     for (int i = 0; i < 64; ++i) {
         CHECK(all_bytes_are(inherited[i], 1000, (unsigned char)i));
         free(inherited[i]);

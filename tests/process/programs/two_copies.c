@@ -5,6 +5,9 @@
 static void *(*other_malloc)(size_t);
 static void (*other_free)(void *);
 static void *(*other_calloc)(size_t, size_t);
+static struct mallinfo2 (*other_mallinfo2)(void);
+
+static size_t live(struct mallinfo2 info) { return info.uordblks + info.hblkhd; }
 
 static void find(void *library, const char *name, void *function) {
     void *address = dlsym(library, name);
@@ -23,7 +26,10 @@ int main(int argc, char **argv) {
     find(library, "malloc", &other_malloc);
     find(library, "calloc", &other_calloc);
     find(library, "free", &other_free);
+    find(library, "mallinfo2", &other_mallinfo2);
     CHECK(other_malloc != malloc);
+    size_t own_before = live(mallinfo2());
+    size_t other_before = live(other_mallinfo2());
     static const size_t sizes[] = {1, 64, 3000, 32768, 100000, 2000000};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
         for (int round = 0; round < 50; ++round) {
@@ -44,6 +50,9 @@ int main(int argc, char **argv) {
             other_free(other);
         }
     }
+    // Each came back to the heap that it is of.
+    CHECK_EQ(live(mallinfo2()), own_before);
+    CHECK_EQ(live(other_mallinfo2()), other_before);
     workout(1, 3000, SIZE_MAX);
     malloc_trim(0);
     return check_end();
