@@ -153,9 +153,11 @@ vm_area *map_new(size_t bytes, size_t align) {
 void unmap_and_release(vm_area *a) {
     // The range is busy in the books until nothing is mapped there any more.
     int r = sys::unmap(vm_range::address(a), a->mapped);
+    if (r != 0)
+        sys::discard(vm_range::address(a), a->mapped);
     lock_guard g(lock);
     if (r != 0)
-        a->lost = true; // a VMA that could not be split: the mapping stays, its memory does not
+        a->lost = true; // sealed by the program: the mapping stays, its memory does not
     else
         range.release(a);
 }

@@ -7,6 +7,7 @@
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
 
+#include <sys/syscall.h>
 #include <vector>
 
 namespace pagoda::test {
@@ -99,6 +100,21 @@ TEST_F(areas, leave_what_a_smaller_one_does_not_need_mapped_behind_it) {
     for (char *each : {less, more})
         vmalloc_free(each, GFP_KERNEL);
     vmalloc_purge(0);
+}
+
+TEST_F(areas, that_cannot_be_unmapped_give_their_memory_back) {
+    constexpr long kMseal = 462; // Linux 6.10
+    auto end = in_child([] {
+        char *p = take(4 * kMiB);
+        memset(p, 1, 4 * kMiB);
+        bool sealed = syscall(kMseal, p, 4 * kMiB, 0) == 0;
+        EXPECT_TRUE(vmalloc_free(p, GFP_KERNEL));
+        vmalloc_purge(0);
+        EXPECT_FALSE(sealed && resident(p + kMiB));
+        char *q = take(4 * kMiB); // not there again
+        EXPECT_TRUE(q != nullptr && (!sealed || q != p));
+    });
+    EXPECT_TRUE(succeeded(end));
 }
 
 TEST_F(areas, keep_their_contents_when_they_grow_and_shrink) {
