@@ -211,6 +211,15 @@ uint64_t now_ms() {
 
 int pid() { return static_cast<int>(call(SYS_getpid)); }
 
+uint64_t resource_limit(int resource) {
+    struct {
+        uint64_t soft;
+        uint64_t hard;
+    } limit = {~uint64_t{0}, 0};
+    call(SYS_prlimit64, 0, resource, 0, ptr(&limit));
+    return limit.soft;
+}
+
 bool rseq_fence() {
     // Registration is per address space and idempotent; a fork child has lost its parent's.
     if (failed(call(SYS_membarrier, kMembarrierRegisterRseq)))

@@ -51,6 +51,8 @@ unsigned long auxv(unsigned long type); // getauxval
 uint64_t random_bits();                 // for address space layout only
 uint64_t now_ms();                      // monotonic, coarse: no system call where there is a vDSO
 int pid();
+// The soft limit of an RLIMIT_* in bytes; all ones where there is none.
+uint64_t resource_limit(int resource);
 // membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
 // False when the kernel has no such call.
 bool rseq_fence();

@@ -204,6 +204,19 @@ bool still_inside(const kmem_cache &c, const void *object) {
     return true;
 }
 
+// What no CPU keeps for itself.
+void drain_shared() {
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
+            uint32_t below = sheaf_links()[id] & kSheafIdMask;
+            cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
+            id = below;
+        }
+    }
+    caches_release_empty();
+    runs_free_deferred();
+}
+
 } // namespace
 
 mutex &drain_lock() { return lock; }
@@ -229,15 +242,13 @@ void caches_drain() {
     } else if (char *slot = percpu::current_slot()) {
         cache_drain_own_slot(slot);
     }
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
-        for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
-            uint32_t below = sheaf_links()[id] & kSheafIdMask;
-            cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
-            id = below;
-        }
-    }
-    caches_release_empty();
-    runs_free_deferred();
+    drain_shared();
+}
+
+void caches_reclaim() {
+    lock_guard g(lock);
+    cache_drain_this_cpu();
+    drain_shared();
 }
 
 uint64_t cache_cached(const kmem_cache &c) {

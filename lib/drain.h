@@ -12,6 +12,10 @@ namespace pagoda {
 // only those of the barn. Blocking; one caller at a time.
 void caches_drain();
 
+// The same for when memory is short: of the CPUs' sheaves only this CPU's, by no other call than
+// those that give memory back.
+void caches_reclaim();
+
 // Objects that wait in sheaves. Exact when nobody allocates meanwhile.
 uint64_t cache_cached(const kmem_cache &c);
 

@@ -21,10 +21,10 @@ mutex init_lock{lock_rank::init};
 std::atomic<bool> ready{false};
 bool (*foreign_free)(void *) = nullptr;
 
-// What the zone may ask for when it cannot grow. No lock is held.
-bool reclaim() {
-    runs_free_deferred();
-    return vmalloc_purge(0) != 0 || caches_release_empty() != 0;
+// What the zone may ask for when a mapping was refused. The purge lock alone is held.
+void reclaim() {
+    caches_reclaim();
+    vmalloc_purge(0);
 }
 
 constexpr uint32_t pages_for(size_t size) {
@@ -138,7 +138,7 @@ bool heap_init() {
             percpu::init(cpus);
             if (!percpu::has_rseq())
                 thread_slots_init();
-            zone_normal().set_reclaim(reclaim);
+            zone_normal().set_reclaim(reclaim, vmalloc_purge);
             ready.store(true, std::memory_order_release);
             // The hot path opens last; debug builds keep it closed to check every operation.
             if (!kDebug)
