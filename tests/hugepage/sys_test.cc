@@ -227,6 +227,17 @@ TEST(SysTest, DescribesTheMachine) {
     EXPECT_EQ(sys::auxv(AT_PAGESZ), getauxval(AT_PAGESZ));
 }
 
+TEST(SysTest, CpuListsEndWithTheLastCpu) {
+    auto cpus = [](const char *list) {
+        return sys::cpus_in_list(list, static_cast<long>(strlen(list)));
+    };
+    EXPECT_EQ(cpus("0\n"), 1u);
+    EXPECT_EQ(cpus("0-3\n"), 4u);
+    EXPECT_EQ(cpus("0-3,8-11,32"), 33u);
+    EXPECT_EQ(sys::cpus_in_list("", 0), 0u);
+    EXPECT_EQ(sys::cpus_in_list("", -2), 0u);
+}
+
 TEST(SysTest, RandomBitsAreNotTheCanary) {
     uint64_t raw = 0;
     memcpy(&raw, reinterpret_cast<const void *>(getauxval(AT_RANDOM)), sizeof raw);
