@@ -72,7 +72,7 @@ memory_limits read_memory_limits() {
     memory_limits limits;
     limits.addresses = min_of(sys::resource_limit(RLIMIT_AS), sys::resource_limit(RLIMIT_DATA));
     limits.commit_counts = read_number("/proc/sys/vm/overcommit_memory") == 2;
-    char cgroups[1024];
+    static char cgroups[1024]; // not on a small stack; asked once, by one thread
     if (sys::read_file("/proc/self/cgroup", cgroups, sizeof cgroups) > 0)
         limits.memory = cgroup_limit(cgroups, "/sys/fs/cgroup");
     return limits;

@@ -55,6 +55,10 @@ uint64_t now_ms();                      // monotonic, coarse: no system call whe
 int pid();
 // The soft limit of an RLIMIT_* in bytes; all ones where there is none.
 uint64_t resource_limit(int resource);
+// Whether this process is without a seccomp filter, as far as can be known by openat and read,
+// which glibc's malloc calls too. Where there is one, any call that glibc's malloc does not make
+// may be the end of the process.
+bool unfiltered();
 // membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
 // False when the kernel has no such call.
 bool rseq_fence();

@@ -1,5 +1,6 @@
 #include "lib/drain.h"
 
+#include "hugepage/sys.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
 #include "lib/thread_slot.h"
@@ -229,7 +230,9 @@ void caches_drain() {
     lock_guard g(lock);
     if (percpu::has_rseq()) {
         bool alone = !maybe_multithreaded();
-        bool can_fence = alone || percpu::fence();
+        bool can_fence = alone || (sys::unfiltered() && percpu::fence());
+        if (!can_fence)
+            cache_drain_this_cpu();
         for (uint32_t cpu = 0; can_fence && cpu < percpu::slots(); cpu++) {
             if (!mark_slot(cpu_slot(cpu)))
                 continue;

@@ -88,8 +88,6 @@ class Kernel(Case):
     def test_sandbox_before_the_first_allocation(self):
         self.in_sandbox("early")
 
-    # Does not hold yet: draining other CPUs takes membarrier, see docs/limits.md.
-    @unittest.expectedFailure
     def test_sandbox_with_trim(self):
         self.in_sandbox("trim")
 
