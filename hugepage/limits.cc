@@ -2,6 +2,7 @@
 
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
+#include "hugepage/zone.h"
 
 #include <string.h>
 #include <sys/resource.h>
@@ -10,6 +11,7 @@ namespace pagoda {
 namespace {
 
 constexpr size_t kPath = 512;
+constexpr uint64_t kLeastKept = uint64_t{1} << 20;
 
 // The number that a file begins with; kNoLimit where there is no such file, or no number ("max").
 uint64_t read_number(const char *path) {
@@ -76,6 +78,35 @@ memory_limits read_memory_limits() {
     if (sys::read_file("/proc/self/cgroup", cgroups, sizeof cgroups) > 0)
         limits.memory = cgroup_limit(cgroups, "/sys/fs/cgroup");
     return limits;
+}
+
+// The zone's part: what it may keep.
+
+void zone::set_limits(const memory_limits &limits) {
+    limit_ = min_of(limits.addresses, limits.memory);
+    // What is kept here is then kept from every other process.
+    bonus_cap_ = limits.commit_counts ? 0 : kDirtyCap;
+    tight_.store(limits.addresses != kNoLimit || limits.commit_counts, std::memory_order_relaxed);
+}
+
+// An eighth of what the limit leaves.
+uint64_t zone::limit_bound(uint64_t wanted) const {
+    if (PAGODA_LIKELY(limit_ == kNoLimit))
+        return kNoLimit;
+    uint64_t live = live_bytes() + wanted;
+    return max_of(kLeastKept, (limit_ - min_of(limit_, live)) / 8);
+}
+
+void zone::pay_under_limit(uint64_t bytes) {
+    uint64_t bound = limit_bound(bytes);
+    uint64_t areas = static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
+    uint64_t pages = buddy_.dirty_pages() << kPageShift;
+    if (areas + pages <= bound)
+        return;
+    if (pages > bound / 2)
+        purge(bound / 4);
+    if (areas > bound / 2 && purge_areas_ != nullptr)
+        purge_areas_(bound / 4);
 }
 
 } // namespace pagoda

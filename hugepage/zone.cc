@@ -15,8 +15,9 @@ namespace {
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
 constexpr uint32_t kMaxGrowBlocks = 32; // 64 MiB
 constexpr uint64_t kRefaultWindowMs = 1000;
-constexpr uint32_t kFirstPages = 128;    // enough for most small programs
-constexpr uint32_t kSmallestGrowth = 16; // pages, when a limit allows no whole pageblock
+constexpr uint64_t kCleanKept = uint64_t{4} << 20; // in whole pageblocks, for the next growth
+constexpr uint32_t kFirstPages = 128;              // enough for most small programs
+constexpr uint32_t kSmallestGrowth = 16;           // pages, when a limit allows no whole pageblock
 
 bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
 
@@ -389,6 +390,34 @@ void zone::balance() {
     if (sys::now_ms() < purge_pause_until_.load(std::memory_order_relaxed))
         return;
     purge(dirty_bound() / 2);
+}
+
+void zone::squeeze(uint64_t wanted) {
+    // An ordinary growth was refused: addresses are what is short from now on. A request for more
+    // than there ever was says nothing.
+    if (wanted <= peak_bytes_.load(std::memory_order_relaxed))
+        tight_.store(true, std::memory_order_relaxed);
+    reclaim();
+    lock_guard g(purge_lock_);
+    purge_locked(0, true);
+    unmap_clean(0);
+}
+
+uint64_t zone::purge(uint64_t keep) {
+    if (!purge_lock_.try_lock())
+        return 0; // one at a time; whoever is at it sees the newest counts
+    bool addresses_too = tight_.load(std::memory_order_relaxed);
+    uint64_t done = purge_locked(keep, addresses_too);
+    if (addresses_too)
+        done += unmap_clean(min_of(keep, kCleanKept));
+    purge_lock_.unlock();
+    return done;
+}
+
+void zone::reclaim() {
+    lock_guard g(purge_lock_);
+    if (reclaim_ != nullptr)
+        reclaim_();
 }
 
 // `addresses_too`: whole pageblocks are unmapped.

@@ -1,15 +1,20 @@
 #include "hugepage/limits.h"
 
+#include "hugepage/options.h"
+#include "hugepage/zone.h"
 #include "tests/unit.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
 namespace pagoda {
 namespace {
 
 using test::in_child;
 using test::limit;
+using test::random_numbers;
 using test::succeeded;
 
 class CgroupLimitTest : public ::testing::Test {
@@ -65,6 +70,70 @@ TEST(MemoryLimitsTest, RlimitsAreSeen) {
         limit(RLIMIT_AS, uint64_t{2} << 40);
         EXPECT_EQ(read_memory_limits().addresses, uint64_t{2} << 40);
     })));
+}
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+template <class F> void under_a_limit(uint64_t bytes, F body) {
+    EXPECT_TRUE(succeeded(in_child([&] {
+        mutable_options().thp = thp_policy::never;
+        ASSERT_TRUE(address_space_init(kPageSize));
+        ASSERT_TRUE(zones_init());
+        zone_normal().set_limits({kNoLimit, bytes, false});
+        body(zone_normal());
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
+}
+
+uint32_t get(uint32_t count) {
+    page_state state;
+    return zone_normal().alloc(count, 0, GFP_KERNEL, &state);
+}
+
+TEST(LimitedZoneTest, FreeMemoryLeavesRoomUnderALimit) {
+    under_a_limit(256 * kMiB, [](zone &z) {
+        uint64_t most = 0;
+        z.note_refault(uint64_t{1} << 40); // as much of a bonus as can be
+        EXPECT_EQ(z.dirty_bound(), 32 * kMiB);
+        std::vector<uint32_t> runs;
+        random_numbers random(1);
+        for (int i = 0; i < 20000; i++) {
+            uint64_t live = (z.stats().present - z.stats().free) << kPageShift;
+            most = std::max(most, live + (z.stats().dirty << kPageShift));
+            if (live < 200 * kMiB && random.below(20000) > static_cast<uint64_t>(i) / 2) {
+                runs.push_back(get(64));
+            } else {
+                std::swap(runs[random.below(runs.size())], runs.back());
+                z.free(runs.back(), 64, true, GFP_KERNEL);
+                runs.pop_back();
+            }
+        }
+        EXPECT_LT(most, 256 * kMiB);
+        z.note_vmalloc(250 * int64_t{kMiB}, 0);
+        EXPECT_EQ(z.dirty_bound(), kMiB);
+    });
+}
+
+uint64_t kept_areas = 0;
+
+TEST(LimitedZoneTest, AreasPayForPagesUnderALimit) {
+    under_a_limit(256 * kMiB, [](zone &z) {
+        z.set_reclaim(nullptr, [](uint64_t keep) {
+            uint64_t less = kept_areas > keep ? kept_areas - keep : 0;
+            kept_areas -= less;
+            zone_normal().note_vmalloc(0, -static_cast<int64_t>(less));
+            return less;
+        });
+        kept_areas = 30 * kMiB;
+        z.note_vmalloc(0, 30 * int64_t{kMiB});
+        z.pay_for(kMiB);
+        EXPECT_EQ(kept_areas, 30 * kMiB); // there is room for both
+        z.pay_for(150 * kMiB);
+        EXPECT_LE(kept_areas, 14 * kMiB);
+        for (int i = 0; i < 120; i++)
+            ASSERT_NE(get(kPageblockPages), kNoPage);
+        EXPECT_LE(kept_areas, 2 * kMiB);
+    });
 }
 
 } // namespace
