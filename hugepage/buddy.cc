@@ -335,23 +335,52 @@ bool buddy::isolate_dirty(uint32_t *out) {
                       [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
             at = offset + (1u << order);
         }
-        b.isolated_next = isolated_head_;
-        isolated_head_ = number + 1;
-        relist(number);
+        link_isolated(number);
         *out = number;
         return true;
     }
     return false;
 }
 
-void buddy::unisolate(uint32_t number, bool dirty) {
-    pageblock &b = block(number);
+bool buddy::isolate_clean(uint32_t *out) {
+    for (uint32_t at = heads_[kPageblockOrder][1]; at != 0;
+         at = block(at - 1).next[kPageblockOrder]) {
+        pageblock &b = block(at - 1);
+        if (b.pins != 0 || (b.flags & kBlockHugetlb) != 0)
+            continue;
+        *out = at - 1;
+        mark(b, kPageblockOrder, 1, false);
+        take_pages(b, 0, kPageblockPages);
+        __builtin_memset(b.isolated, 0xff, sizeof b.isolated);
+        link_isolated(*out);
+        return true;
+    }
+    return false;
+}
+
+void buddy::link_isolated(uint32_t number) {
+    block(number).isolated_next = isolated_head_;
+    isolated_head_ = number + 1;
+    relist(number);
+}
+
+void buddy::unlink_isolated(uint32_t number) {
     for (uint32_t *at = &isolated_head_; *at != 0; at = &block(*at - 1).isolated_next) {
         if (*at == number + 1) {
-            *at = b.isolated_next;
+            *at = block(number).isolated_next;
             break;
         }
     }
+}
+
+void buddy::forget_isolated(uint32_t number) {
+    unlink_isolated(number);
+    __builtin_memset(block(number).isolated, 0, sizeof block(number).isolated);
+}
+
+void buddy::unisolate(uint32_t number, bool dirty) {
+    pageblock &b = block(number);
+    unlink_isolated(number);
     uint64_t pages[8];
     __builtin_memcpy(pages, b.isolated, sizeof pages);
     __builtin_memset(b.isolated, 0, sizeof b.isolated);
@@ -361,11 +390,6 @@ void buddy::unisolate(uint32_t number, bool dirty) {
         if (first < at)
             release(number * kPageblockPages + first, at - first, dirty);
     }
-}
-
-void buddy::unisolate_all() {
-    while (isolated_head_ != 0)
-        unisolate(isolated_head_ - 1, true);
 }
 
 bool buddy::consistent(uint32_t blocks) const {

@@ -28,7 +28,10 @@ struct pageblock {
 };
 static_assert(sizeof(pageblock) <= 512);
 
-inline constexpr uint8_t kBlockHugetlb = 1; // backed by the hugetlb pool: never purged
+inline constexpr uint8_t kBlockHugetlb = 1;  // backed by the hugetlb pool: never purged
+inline constexpr uint8_t kBlockLeaving = 2;  // isolated, and about to be unmapped
+inline constexpr uint8_t kBlockAbsent = 4;   // unmapped: see hugepage/absent.h
+inline constexpr uint8_t kBlockOrdinary = 8; // up to its end ordinary pages of the zone
 
 class buddy {
   public:
@@ -56,10 +59,14 @@ class buddy {
     // Takes the free, dirty pages of the pageblock that has most to give (whole ones first) off
     // the free lists and into its `isolated` map. False when nothing is dirty.
     bool isolate_dirty(uint32_t *block);
+    // The same with a whole free pageblock that holds no memory. False when there is none.
+    bool isolate_clean(uint32_t *block);
     // Ends it: the isolated pages are free again, clean or dirty.
     void unisolate(uint32_t block, bool dirty);
-    // In a fork child: whatever the parent's other threads had isolated is free again.
-    void unisolate_all();
+    // Ends it: the isolated pages, a whole pageblock, are not there any more.
+    void forget_isolated(uint32_t block);
+    // A pageblock that is isolated; kNoPage: none.
+    uint32_t any_isolated() const { return isolated_head_ != 0 ? isolated_head_ - 1 : kNoPage; }
 
     uint64_t free_pages() const { return free_pages_; }
     uint64_t dirty_pages() const { return dirty_pages_; }
@@ -86,6 +93,8 @@ class buddy {
     uint32_t take_run(unsigned list, unsigned last_bucket, uint32_t count, uint32_t *dirty);
     uint32_t take_pages(pageblock &b, uint32_t offset, uint32_t count);
     void relist(uint32_t number);
+    void link_isolated(uint32_t number);
+    void unlink_isolated(uint32_t number);
     void link(uint32_t number, unsigned list, unsigned bucket);
     void unlink(uint32_t number, unsigned list);
     static unsigned bucket_for(const pageblock &b, unsigned list);

@@ -10,6 +10,7 @@ namespace pagoda {
 
 enum class lock_rank : uint8_t {
     init,    // the once-only initialisation
+    purge,   // one thread at a time gives memory back
     drain,   // one remote drainer at a time
     slots,   // thread slots where there is no rseq
     cache,   // a kmem_cache's slab lists (one lock per class)

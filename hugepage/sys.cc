@@ -162,11 +162,33 @@ size_t page_size() {
 }
 
 uint32_t cpu_slots() {
-    // The kernel copies its whole CPU mask, rounded up to words: an upper bound in one call that
-    // needs neither /sys nor memory.
+    // The kernel copies its whole CPU mask, which is rounded up, often to hundreds: an upper bound
+    // that needs no /sys.
     static unsigned long mask[1024]; // not on a small stack; asked once, by one thread
     long bytes = call(SYS_sched_getaffinity, 0, sizeof mask, ptr(mask));
-    return failed(bytes) || bytes == 0 ? 8192 : static_cast<uint32_t>(bytes) * 8;
+    if (failed(bytes) || bytes == 0)
+        return 8192;
+    uint32_t most = static_cast<uint32_t>(bytes) * 8;
+    uint32_t used = most;
+    while (used > 1 && (mask[(used - 1) / 64] >> ((used - 1) % 64) & 1) == 0)
+        used--;
+    char text[256];
+    long length = read_file("/sys/devices/system/cpu/possible", text, sizeof text);
+    uint32_t possible = cpus_in_list(text, length);
+    // A container may be shown fewer than there are; then it runs on others than these.
+    return possible >= used && possible < most ? possible : most;
+}
+
+uint32_t cpus_in_list(const char *list, long length) {
+    uint32_t last = 0;
+    bool digit = false;
+    for (long i = 0; i < length; i++) {
+        bool is_digit = list[i] >= '0' && list[i] <= '9';
+        if (is_digit)
+            last = (digit ? last * 10 : 0) + static_cast<uint32_t>(list[i] - '0');
+        digit = is_digit;
+    }
+    return length > 0 ? last + 1 : 0;
 }
 
 bool single_node() {
@@ -210,6 +232,25 @@ uint64_t now_ms() {
 }
 
 int pid() { return static_cast<int>(call(SYS_getpid)); }
+
+uint64_t resource_limit(int resource) {
+    struct {
+        uint64_t soft;
+        uint64_t hard;
+    } limit = {~uint64_t{0}, 0};
+    call(SYS_prlimit64, 0, resource, 0, ptr(&limit));
+    return limit.soft;
+}
+
+bool unfiltered() {
+    static const char kNone[] = "\nSeccomp:\t0\n";
+    char status[3072];
+    long length = read_file("/proc/self/status", status, sizeof status);
+    for (long at = 0; at + static_cast<long>(sizeof kNone) <= length + 1; at++)
+        if (__builtin_memcmp(status + at, kNone, sizeof kNone - 1) == 0)
+            return true;
+    return false;
+}
 
 bool rseq_fence() {
     // Registration is per address space and idempotent; a fork child has lost its parent's.

@@ -46,11 +46,19 @@ void futex_wake(std::atomic<uint32_t> &word, int count);
 // The machine and the process.
 size_t page_size();   // of the OS, read at run time
 uint32_t cpu_slots(); // an upper bound of every CPU number and mm_cid + 1
-bool single_node();   // false where memory is not uniform, or when that cannot be known
+// The last CPU of a list as in /sys ("0-3,8-11") + 1; 0 for none.
+uint32_t cpus_in_list(const char *list, long length);
+bool single_node(); // false where memory is not uniform, or when that cannot be known
 unsigned long auxv(unsigned long type); // getauxval
 uint64_t random_bits();                 // for address space layout only
 uint64_t now_ms();                      // monotonic, coarse: no system call where there is a vDSO
 int pid();
+// The soft limit of an RLIMIT_* in bytes; all ones where there is none.
+uint64_t resource_limit(int resource);
+// Whether this process is without a seccomp filter, as far as can be known by openat and read,
+// which glibc's malloc calls too. Where there is one, any call that glibc's malloc does not make
+// may be the end of the process.
+bool unfiltered();
 // membarrier(PRIVATE_EXPEDITED_RSEQ): after it no rseq section that began earlier can commit.
 // False when the kernel has no such call.
 bool rseq_fence();

@@ -8,16 +8,16 @@
 namespace pagoda {
 
 pagemap g_pagemap;
-zone g_zones[3];
+constinit zone g_zones[3];
 
 namespace {
 
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
 constexpr uint32_t kMaxGrowBlocks = 32; // 64 MiB
-constexpr uint64_t kDirtyCap = uint64_t{1} << 30;
 constexpr uint64_t kRefaultWindowMs = 1000;
-constexpr uint32_t kFirstPages = 128;    // enough for most small programs
-constexpr uint32_t kSmallestGrowth = 16; // pages, when a limit allows no whole pageblock
+constexpr uint64_t kCleanKept = uint64_t{4} << 20; // in whole pageblocks, for the next growth
+constexpr uint32_t kFirstPages = 128;              // enough for most small programs
+constexpr uint32_t kSmallestGrowth = 16;           // pages, when a limit allows no whole pageblock
 
 bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
 
@@ -37,6 +37,7 @@ bool zones_init() {
     g_pagemap.base = g_space.zone_base;
     g_pagemap.page_class = g_space.page_class.as<uint8_t>();
     g_pagemap.memmap = g_space.memmap.as<page>();
+    zone_normal().set_limits(read_memory_limits());
     zone_normal().start(); // at a limit the first allocation tries again
     return true;
 }
@@ -109,6 +110,9 @@ bool zone::extend(uint32_t pages) {
             }
             tail_extensible_ = true;
             buddy_.release(static_cast<uint32_t>(end_), pages, false);
+            for (uint64_t block = end_ / kPageblockPages;
+                 (block + 1) * kPageblockPages <= end_ + pages; block++)
+                buddy_.block(static_cast<uint32_t>(block)).flags |= kBlockOrdinary;
             end_ += pages;
             present_ += pages;
             note_peak();
@@ -150,7 +154,7 @@ bool zone::grow(uint32_t blocks, unsigned order) {
     uint32_t got = 0;
     while (got < blocks && extend_hugetlb())
         got += 1u << (options().hugetlb_shift - kPageblockShift);
-    if (got >= blocks)
+    if (got >= blocks || map_absent(blocks))
         return true;
     uint32_t lead = static_cast<uint32_t>(align_up(end_, kPageblockPages) - end_);
     if (order + 2 < kPageblockOrder && lead >= kPageblockPages / 2 && extend(lead))
@@ -268,7 +272,7 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
         return kNoPage;
 
     uint32_t first = kNoPage;
-    for (int attempt = 0; first == kNoPage && attempt < 2; attempt++) {
+    for (int attempt = 0; first == kNoPage && attempt < 3; attempt++) {
         bool enough = watermark_ok(count, watermark::min, gfp);
         if (enough && align_order == 0 && count <= kPageblockPages)
             first = take_exact(count, state);
@@ -280,17 +284,22 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
             break; // only NORMAL grows: the others get their memory from a device
         uint32_t blocks =
             order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
+        if (limit_ != kNoLimit) {
+            lock_.unlock();
+            pay_for(uint64_t{count} << kPageShift);
+            lock_.lock();
+        }
         if (grow(blocks, order)) {
             attempt = -1; // another thread may take what just came: only failing to grow ends this
             continue;
         }
-        if (attempt == 0 && reclaim_ != nullptr) {
-            lock_.unlock();
-            bool reclaimed = reclaim_();
-            lock_.lock();
-            if (!reclaimed)
-                break;
-        }
+        // Pages are wanted first; addresses, which tables may lack, are given up for them last.
+        lock_.unlock();
+        if (attempt == 0)
+            reclaim();
+        else if (attempt == 1)
+            squeeze(uint64_t{count} << kPageShift);
+        lock_.lock();
     }
     lock_.unlock();
     return first;
@@ -350,7 +359,9 @@ void zone::note_refault(uint64_t bytes) {
     bonus_.fetch_add(bytes, std::memory_order_relaxed);
 }
 
-uint64_t zone::dirty_bound() { return base_bound() + min_of(decayed_bonus(), kDirtyCap); }
+uint64_t zone::dirty_bound() {
+    return min_of(base_bound() + min_of(decayed_bonus(), bonus_cap_), limit_bound(0));
+}
 
 uint64_t zone::live_bytes() const {
     return ((present_ - buddy_.free_pages()) << kPageShift) +
@@ -370,7 +381,7 @@ void zone::make_room() {
 bool zone::over_dirty_bound() {
     uint64_t dirty = (buddy_.dirty_pages() << kPageShift) +
                      static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
-    return dirty > options().dirty_bytes && dirty > dirty_bound();
+    return (dirty > options().dirty_bytes || limit_ != kNoLimit) && dirty > dirty_bound();
 }
 
 void zone::balance() {
@@ -381,9 +392,36 @@ void zone::balance() {
     purge(dirty_bound() / 2);
 }
 
+void zone::squeeze(uint64_t wanted) {
+    // An ordinary growth was refused: addresses are what is short from now on. A request for more
+    // than there ever was says nothing.
+    if (wanted <= peak_bytes_.load(std::memory_order_relaxed))
+        tight_.store(true, std::memory_order_relaxed);
+    reclaim();
+    lock_guard g(purge_lock_);
+    purge_locked(0, true);
+    unmap_clean(0);
+}
+
 uint64_t zone::purge(uint64_t keep) {
-    if (purging_.exchange(true, std::memory_order_acquire))
+    if (!purge_lock_.try_lock())
         return 0; // one at a time; whoever is at it sees the newest counts
+    bool addresses_too = tight_.load(std::memory_order_relaxed);
+    uint64_t done = purge_locked(keep, addresses_too);
+    if (addresses_too)
+        done += unmap_clean(min_of(keep, kCleanKept));
+    purge_lock_.unlock();
+    return done;
+}
+
+void zone::reclaim() {
+    lock_guard g(purge_lock_);
+    if (reclaim_ != nullptr)
+        reclaim_();
+}
+
+// `addresses_too`: whole pageblocks are unmapped.
+uint64_t zone::purge_locked(uint64_t keep, bool addresses_too) {
     size_t os_page = sys::page_size();
     uint64_t done = 0;
     lock_.lock();
@@ -392,6 +430,10 @@ uint64_t zone::purge(uint64_t keep) {
         if (!buddy_.isolate_dirty(&number))
             break;
         pageblock &b = buddy_.block(number);
+        if (addresses_too && unmap_isolated(number)) {
+            done += kPageblockSize;
+            continue;
+        }
         uint64_t pages[8];
         __builtin_memcpy(pages, b.isolated, sizeof pages);
         lock_.unlock();
@@ -422,7 +464,6 @@ uint64_t zone::purge(uint64_t keep) {
     }
     purged_ += done >> kPageShift;
     lock_.unlock();
-    purging_.store(false, std::memory_order_release);
     return done;
 }
 
@@ -448,8 +489,14 @@ bool zone::consistent() {
 }
 
 void zone::after_fork_in_child() {
-    purging_.store(false, std::memory_order_relaxed);
-    buddy_.unisolate_all();
+    purge_lock_.reset_in_child();
+    // What the parent's other threads were giving back: one of them may have unmapped it already.
+    for (uint32_t n; (n = buddy_.any_isolated()) != kNoPage;) {
+        if ((buddy_.block(n).flags & kBlockLeaving) != 0)
+            note_absent(n);
+        else
+            buddy_.unisolate(n, true);
+    }
 }
 
 } // namespace pagoda

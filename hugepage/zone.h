@@ -3,12 +3,16 @@
 // runs' pages come from here.
 #pragma once
 
+#include "hugepage/absent.h"
 #include "hugepage/buddy.h"
+#include "hugepage/limits.h"
 #include "hugepage/lock.h"
 
 #include <pagoda/gfp.h>
 
 namespace pagoda {
+
+inline constexpr uint64_t kDirtyCap = uint64_t{1} << 30; // of what lives, and of the bonus
 
 enum class zone_type : uint8_t { dma, dma32, normal };
 enum class watermark : uint8_t { min, low, high };
@@ -46,9 +50,15 @@ class zone {
     // had.
     bool free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp);
 
-    // Gives free memory back to the kernel until at most `keep` bytes of it are held. Returns
-    // bytes.
+    // Gives free memory back to the kernel until at most `keep` bytes of it are held; whole
+    // pageblocks with their addresses where those are limited. Returns bytes; 0 too where another
+    // thread is at it.
     uint64_t purge(uint64_t keep);
+    // Takes back what the layers above keep free. Waits for another thread that is at it.
+    void reclaim();
+    // A mapping of `wanted` bytes was refused: gives back all that can be, caches above included,
+    // memory and addresses. Waits for another thread that is at it; then it is worth one more try.
+    void squeeze(uint64_t wanted);
 
     // Memory of the vmalloc range, which shares the dirty bound. Deltas in bytes.
     void note_vmalloc(int64_t live, int64_t dirty);
@@ -59,6 +69,14 @@ class zone {
     void make_room();
     // What is in use, of the zone and of vmalloc.
     uint64_t live_bytes() const;
+    // Called before `bytes` more are mapped: under a limit on memory, what is kept free, here and
+    // in the caches above, must not add up with it to more than the limit.
+    void pay_for(uint64_t bytes) {
+        if (PAGODA_UNLIKELY(limit_ != kNoLimit))
+            pay_under_limit(bytes);
+    }
+    // What this process may have; from zones_init(), before anything is allocated.
+    void set_limits(const memory_limits &limits);
     // How much dirty memory may be kept now, and whether more is.
     uint64_t dirty_bound();
     bool over_dirty_bound();
@@ -70,9 +88,12 @@ class zone {
     // (__GFP_HIGH may use half of the min reserve).
     bool watermark_ok(uint32_t count, watermark w, gfp_t gfp) const;
 
-    // Drops caches above (vmalloc's areas, empty slabs) when memory is short; set by the layer that
-    // has them. Returns true when something was given back.
-    void set_reclaim(bool (*reclaim)()) { reclaim_ = reclaim; }
+    // Set by the layers that keep memory above: `take_back` drops all of it, `purge_areas` what the
+    // vmalloc range keeps free beyond so many bytes.
+    void set_reclaim(void (*take_back)(), uint64_t (*purge_areas)(uint64_t keep)) {
+        reclaim_ = take_back;
+        purge_areas_ = purge_areas;
+    }
 
     // The hugetlb option's budget and the kernel's pool are not used up yet.
     bool hugetlb_left() const;
@@ -101,9 +122,19 @@ class zone {
     uint64_t decayed_bonus();
     void note_peak();
     uint64_t base_bound() const;
+    uint64_t limit_bound(uint64_t wanted) const;
+    void pay_under_limit(uint64_t bytes);
+    uint64_t purge_locked(uint64_t keep, bool addresses_too);
+    uint64_t unmap_clean(uint64_t keep);
+    bool unmap_isolated(uint32_t number);
+    void note_absent(uint32_t number);
+    bool map_absent(uint32_t blocks);
+    bool map_absent_at(uint32_t first, uint32_t blocks, int *error);
 
     mutex lock_{lock_rank::zone};
+    mutex purge_lock_{lock_rank::purge};
     buddy buddy_;
+    absent_blocks absent_;
     uint64_t end_ = 0;             // first page index not in the zone yet
     uint64_t present_ = 0;         // pages
     bool tail_extensible_ = false; // the mapping that ends at end_ is ours and can grow
@@ -119,9 +150,12 @@ class zone {
     std::atomic<uint64_t> peak_bytes_{0};
     std::atomic<uint64_t> bonus_{0};
     std::atomic<uint64_t> bonus_second_{0};
-    std::atomic<bool> purging_{false};
+    std::atomic<bool> tight_{false}; // addresses are short: what is purged is unmapped
+    uint64_t bonus_cap_ = kDirtyCap;
+    uint64_t limit_ = kNoLimit; // bytes of memory or addresses that all of this may take
     std::atomic<uint64_t> purge_pause_until_{0}; // ms: the kernel refused (mlocked memory)
-    bool (*reclaim_)() = nullptr;
+    void (*reclaim_)() = nullptr;
+    uint64_t (*purge_areas_)(uint64_t keep) = nullptr;
 };
 
 extern PAGODA_INTERNAL zone g_zones[3];

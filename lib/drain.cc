@@ -1,5 +1,6 @@
 #include "lib/drain.h"
 
+#include "hugepage/sys.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
 #include "lib/thread_slot.h"
@@ -204,6 +205,19 @@ bool still_inside(const kmem_cache &c, const void *object) {
     return true;
 }
 
+// What no CPU keeps for itself.
+void drain_shared() {
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
+            uint32_t below = sheaf_links()[id] & kSheafIdMask;
+            cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
+            id = below;
+        }
+    }
+    caches_release_empty();
+    runs_free_deferred();
+}
+
 } // namespace
 
 mutex &drain_lock() { return lock; }
@@ -216,7 +230,9 @@ void caches_drain() {
     lock_guard g(lock);
     if (percpu::has_rseq()) {
         bool alone = !maybe_multithreaded();
-        bool can_fence = alone || percpu::fence();
+        bool can_fence = alone || (sys::unfiltered() && percpu::fence());
+        if (!can_fence)
+            cache_drain_this_cpu();
         for (uint32_t cpu = 0; can_fence && cpu < percpu::slots(); cpu++) {
             if (!mark_slot(cpu_slot(cpu)))
                 continue;
@@ -229,15 +245,13 @@ void caches_drain() {
     } else if (char *slot = percpu::current_slot()) {
         cache_drain_own_slot(slot);
     }
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
-        for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
-            uint32_t below = sheaf_links()[id] & kSheafIdMask;
-            cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
-            id = below;
-        }
-    }
-    caches_release_empty();
-    runs_free_deferred();
+    drain_shared();
+}
+
+void caches_reclaim() {
+    lock_guard g(lock);
+    cache_drain_this_cpu();
+    drain_shared();
 }
 
 uint64_t cache_cached(const kmem_cache &c) {

@@ -9,8 +9,13 @@ namespace pagoda {
 // Takes the sheaves of every CPU and of the barn back, returns all objects to their slabs and the
 // empty slabs to the zone. Double frees still hidden in sheaves are reported. Where there is no
 // rseq only this thread's own sheaves are taken; where there are other threads and no membarrier,
-// only those of the barn. Blocking; one caller at a time.
+// or a seccomp filter that may forbid it, only those of this CPU and of the barn. Blocking; one
+// caller at a time.
 void caches_drain();
+
+// The same for when memory is short: of the CPUs' sheaves only this CPU's, by no other call than
+// those that give memory back.
+void caches_reclaim();
 
 // Objects that wait in sheaves. Exact when nobody allocates meanwhile.
 uint64_t cache_cached(const kmem_cache &c);

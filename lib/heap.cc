@@ -21,10 +21,10 @@ mutex init_lock{lock_rank::init};
 std::atomic<bool> ready{false};
 bool (*foreign_free)(void *) = nullptr;
 
-// What the zone may ask for when it cannot grow. No lock is held.
-bool reclaim() {
-    runs_free_deferred();
-    return vmalloc_purge(0) != 0 || caches_release_empty() != 0;
+// What the zone may ask for when a mapping was refused. The purge lock alone is held.
+void reclaim() {
+    caches_reclaim();
+    vmalloc_purge(0);
 }
 
 constexpr uint32_t pages_for(size_t size) {
@@ -138,7 +138,7 @@ bool heap_init() {
             percpu::init(cpus);
             if (!percpu::has_rseq())
                 thread_slots_init();
-            zone_normal().set_reclaim(reclaim);
+            zone_normal().set_reclaim(reclaim, vmalloc_purge);
             ready.store(true, std::memory_order_release);
             // The hot path opens last; debug builds keep it closed to check every operation.
             if (!kDebug)
@@ -225,6 +225,20 @@ size_t heap_good_size(size_t size) {
 
 bool heap_owns(const void *p) { return heap_usable_size(p) != 0; }
 
+// A block that grows is not wanted again in its old size: a run goes back to the zone at once,
+// where its memory serves other sizes, and past the caches.
+static void free_outgrown(void *p, gfp_t gfp) {
+    uint8_t cls = class_of_pointer(p);
+    if (cls <= kSmallClasses || cls > kLastClass) {
+        heap_free(p, gfp);
+        return;
+    }
+    slow_path scope;
+    if (kDebug && !debug_mark_freed(p))
+        return; // reported
+    run_free_class(g_caches[cls], p, scope.limit(gfp));
+}
+
 void *heap_realloc(void *p, size_t size, gfp_t gfp) {
     size_t old = heap_usable_size(p);
     if (old == 0) {
@@ -254,7 +268,10 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
     if (fresh == nullptr)
         return size <= old ? p : nullptr; // it still fits
     memcpy(fresh, p, min_of(old, size));
-    heap_free(p, gfp);
+    if (size > old)
+        free_outgrown(p, gfp);
+    else
+        heap_free(p, gfp);
     return fresh;
 }
 

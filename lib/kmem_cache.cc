@@ -445,6 +445,21 @@ void cache_flush_sheaf(kmem_cache &c, uint32_t top) {
     sheaf_free(sheaf_id(top));
 }
 
+void cache_drain_this_cpu() {
+    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+        kmem_cache &c = g_caches[cls];
+        halves h(percpu::word(cls));
+        if (h.spare != percpu::kDrain && percpu::replace(cls, halves::word(h.main, h.spare), 0))
+            for (uint32_t top : {h.main, h.spare})
+                if (top != 0)
+                    cache_flush_sheaf(c, top);
+        while (uint32_t id = percpu::stack_pop(cls, stack_kind::full))
+            cache_flush_sheaf(c, sheaf_full_top(id));
+        while (uint32_t id = percpu::stack_pop(cls, stack_kind::empty))
+            sheaf_free(id);
+    }
+}
+
 void cache_drain_own_slot(char *slot) {
     for (unsigned cls = 1; cls <= kLastClass; cls++) {
         kmem_cache &c = g_caches[cls];

@@ -39,6 +39,9 @@ void *cache_alloc(unsigned cls, gfp_t gfp);
 // Takes an object back. Reports double and invalid frees as far as it sees them here.
 void cache_free(unsigned cls, void *object, gfp_t gfp);
 
+// Empties the sheaves of this CPU into the slabs, by the operations that any thread there uses.
+void cache_drain_this_cpu();
+
 // Empties a thread's own slot into the slabs (no rseq: at thread exit).
 void cache_drain_own_slot(char *slot);
 

@@ -17,6 +17,10 @@ size_t record_size(const class_info &info) {
 slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate) {
     static_assert(sizeof(slab) + kBitmaps * 8 * (32768 / 8 / 64) <= kMetaMax);
     slab *s = static_cast<slab *>(meta_alloc(record_size(info), gfp));
+    if (s == nullptr && gfpflags_allow_blocking(gfp)) {
+        zone_normal().squeeze(kPageSize);
+        s = static_cast<slab *>(meta_alloc(record_size(info), gfp));
+    }
     if (s == nullptr)
         return nullptr;
     page_state state = {};

@@ -189,6 +189,7 @@ bool map_in_place(vm_area *a, size_t bytes) {
             if (!range.widen(a, granules_for(bytes)))
                 return false;
         }
+        zone_normal().pay_for(bytes - a->mapped);
         if (sys::extend(start + a->mapped, bytes - a->mapped) != 0)
             return false;
     }
@@ -226,9 +227,12 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     bool fresh = a == nullptr;
     if (fresh) {
         zone_normal().make_room();
+        zone_normal().pay_for(bytes);
         a = map_new(bytes, align);
-        if (a == nullptr && (vmalloc_purge(0) != 0 || zone_normal().purge(0) != 0))
+        if (a == nullptr) {
+            zone_normal().squeeze(bytes);
             a = map_new(bytes, align);
+        }
         if (a == nullptr)
             return nullptr;
     }

@@ -3,9 +3,7 @@
 #include "hugepage/sys.h"
 #include "tests/unit.h"
 
-#include <chrono>
 #include <errno.h>
-#include <thread>
 #include <vector>
 
 namespace pagoda {

@@ -216,14 +216,35 @@ TEST_F(BuddyTest, IsolatedPagesComeBackCleanOrDirty) {
     }
 }
 
-TEST_F(BuddyTest, AForkChildFreesEverythingIsolated) {
+TEST_F(BuddyTest, AForkChildFindsEverythingIsolated) {
+    EXPECT_EQ(buddy_.any_isolated(), kNoPage);
     buddy_.release(0, 3 * kPageblockPages, true);
     uint32_t block = 0;
     for (int i = 0; i < 3; i++)
         ASSERT_TRUE(buddy_.isolate_dirty(&block));
-    buddy_.unisolate_all();
+    while (buddy_.any_isolated() != kNoPage)
+        buddy_.unisolate(buddy_.any_isolated(), true);
     EXPECT_EQ(buddy_.free_pages(), 3 * kPageblockPages);
     EXPECT_EQ(buddy_.dirty_pages(), 3 * kPageblockPages); // nobody knows what the parent discarded
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
+TEST_F(BuddyTest, WholeCleanBlocksCanLeave) {
+    buddy_.release(0, 4 * kPageblockPages - 1, false);
+    buddy_.block(0).pins = 1;
+    buddy_.block(1).flags = kBlockHugetlb;
+    uint32_t block = 0;
+    ASSERT_TRUE(buddy_.isolate_clean(&block));
+    EXPECT_EQ(block, 2u);
+    EXPECT_FALSE(buddy_.isolate_clean(&block)); // pinned, the pool's, and not whole
+    buddy_.forget_isolated(2);
+    EXPECT_EQ(buddy_.any_isolated(), kNoPage);
+    EXPECT_EQ(buddy_.free_pages(), 3 * kPageblockPages - 1);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+    buddy_.release(2 * kPageblockPages, kPageblockPages, false);
+    EXPECT_TRUE(buddy_.isolate_clean(&block));
+    buddy_.unisolate(block, false);
+    EXPECT_EQ(buddy_.free_pages(), 4 * kPageblockPages - 1);
     EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 

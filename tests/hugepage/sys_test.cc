@@ -5,7 +5,11 @@
 #include <chrono>
 #include <errno.h>
 #include <fcntl.h>
+#include <fstream>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <thread>
 #include <time.h>
 
@@ -225,6 +229,36 @@ TEST(SysTest, DescribesTheMachine) {
     EXPECT_GE(sys::cpu_slots(), static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_CONF)));
     EXPECT_LE(sys::cpu_slots(), 8192u);
     EXPECT_EQ(sys::auxv(AT_PAGESZ), getauxval(AT_PAGESZ));
+}
+
+TEST(SysTest, CpuListsEndWithTheLastCpu) {
+    auto cpus = [](const char *list) {
+        return sys::cpus_in_list(list, static_cast<long>(strlen(list)));
+    };
+    EXPECT_EQ(cpus("0\n"), 1u);
+    EXPECT_EQ(cpus("0-3\n"), 4u);
+    EXPECT_EQ(cpus("0-3,8-11,32"), 33u);
+    EXPECT_EQ(sys::cpus_in_list("", 0), 0u);
+    EXPECT_EQ(sys::cpus_in_list("", -2), 0u);
+}
+
+TEST(SysTest, AFilterIsSeen) {
+    auto end = in_child([] {
+        sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+        sock_fprog program = {1, allow};
+        ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+        EXPECT_FALSE(sys::unfiltered());
+    });
+    EXPECT_TRUE(succeeded(end));
+    // Not to be seen is taken for filtered.
+    EXPECT_TRUE(succeeded(in_child([] {
+        limit(RLIMIT_NOFILE, 0);
+        EXPECT_FALSE(sys::unfiltered());
+    })));
+    std::ifstream status("/proc/self/status");
+    std::string text((std::istreambuf_iterator<char>(status)), {});
+    EXPECT_EQ(sys::unfiltered(), text.find("Seccomp:\t0\n") != std::string::npos);
 }
 
 TEST(SysTest, RandomBitsAreNotTheCanary) {

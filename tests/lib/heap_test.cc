@@ -66,6 +66,20 @@ TEST_F(heap, zeroed_memory_reads_as_zero_when_used_again) {
         }
 }
 
+TEST_F(heap, what_realloc_outgrows_is_free_for_other_sizes) {
+    char *p = static_cast<char *>(heap_alloc(40000, GFP_KERNEL));
+    p[39999] = 7;
+    uint64_t cached = heap_get_stats().cached_objects; // other tests' too
+    for (size_t size = 50000; size < 250000; size += 50000) {
+        p = static_cast<char *>(heap_realloc(p, size, GFP_KERNEL));
+        ASSERT_NE(p, nullptr);
+        EXPECT_EQ(p[39999], 7);
+        EXPECT_LE(heap_get_stats().cached_objects, cached);
+    }
+    heap_free(p, GFP_KERNEL);
+    EXPECT_EQ(heap_get_stats().live_objects, 0u);
+}
+
 TEST_F(heap, alignments_hold) {
     for (size_t align = 1; align <= 64 << 20; align *= 2)
         for (size_t size : {size_t{1}, size_t{300}, size_t{70000}}) {

@@ -12,18 +12,19 @@ CGROUP_V2 = pathlib.Path("/sys/fs/cgroup")
 
 
 class Exhaustion(Case):
-    # Does not hold yet: the zone keeps its addresses, see docs/limits.md.
-    @unittest.expectedFailure
     def test_address_space(self):
         self.passes("exhaust", MEGABYTES, "single", ulimit=f"-v {MEGABYTES << 10}")
 
-    @unittest.expectedFailure
     def test_address_space_from_three_threads(self):
         self.passes("exhaust", MEGABYTES, "threads", ulimit=f"-v {MEGABYTES << 10}")
 
-    @unittest.expectedFailure
     def test_data(self):
         self.passes("exhaust", MEGABYTES, "single", ulimit=f"-d {MEGABYTES << 10}")
+
+    def test_addresses_come_back(self):
+        for kind in "v", "d":
+            with self.subTest(limit=kind):
+                self.passes("addresses", ulimit=f"-{kind} {MEGABYTES << 10}")
 
     def test_new_handler_runs_until_memory_is_there(self):
         self.passes("handler", ulimit=f"-v {MEGABYTES << 10}")

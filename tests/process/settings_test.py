@@ -19,6 +19,7 @@ class Settings(Case):
             self.passes("workout", 4, 5000, SIZES)
             self.passes("hold", "small", 100)
             self.passes("spawn", 2)
+            self.passes("addresses")
 
     @needs_root
     def test_always_overcommit(self):

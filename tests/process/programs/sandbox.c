@@ -12,10 +12,10 @@ static const int kAllowed[] = {
     SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_sched_yield,
     // What starts and ends a thread.
     SYS_clone, SYS_clone3, SYS_set_robust_list, SYS_rseq,
-    // glibc counts CPUs before it makes an arena and reads the overcommit mode before it gives
-    // one's memory back. Pagoda is allowed none of it.
-    SYS_sched_getaffinity, SYS_openat, SYS_read, SYS_close};
-enum { kAllowedCount = sizeof kAllowed / sizeof *kAllowed, kGlibcOnly = 4 };
+    // glibc reads the overcommit mode before it gives an arena's memory back, and counts CPUs
+    // before it makes one. Pagoda is allowed none of it, but that malloc_trim may read a file.
+    SYS_openat, SYS_read, SYS_close, SYS_sched_getaffinity};
+enum { kAllowedCount = sizeof kAllowed / sizeof *kAllowed, kGlibcOnly = 4, kNotForTrim = 1 };
 
 static pthread_barrier_t entered;
 
@@ -58,8 +58,8 @@ int main(int argc, char **argv) {
     if (!early) {
         pthread_barrier_wait(&entered);
     }
-    install_filter(kAllowed, on_glibc() ? kAllowedCount : kAllowedCount - kGlibcOnly,
-                   SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP);
+    const unsigned forbidden = on_glibc() ? 0 : trim ? kNotForTrim : kGlibcOnly;
+    install_filter(kAllowed, kAllowedCount - forbidden, SECCOMP_RET_ALLOW, SECCOMP_RET_TRAP);
     if (!early) {
         pthread_barrier_wait(&entered);
     }
