@@ -16,7 +16,7 @@ using percpu::stack_kind;
 constexpr int kTries = 64;
 // What the stacks of one CPU may hold beyond one sheaf per class, and the barn of one class.
 constexpr int64_t kCpuBudget = 4 << 20;
-constexpr uint64_t kBarnFloor = 512 << 10;
+constexpr uint64_t kBarnFloor = 128 << 10;
 constexpr uint32_t kMaxLimit = 255;
 
 struct halves {
