@@ -4,6 +4,9 @@
 #include "lib/misuse.h"
 #include "lib/page_run.h"
 #include "lib/thread_slot.h"
+#include "lib/vmalloc.h"
+
+#include <string.h>
 
 extern "C" {
 extern char __libc_single_threaded __attribute__((weak)); // glibc >= 2.32
@@ -140,30 +143,6 @@ template <class F> void for_each_cached_of(const kmem_cache &c, F fn) {
         sheaf(sheaf_full_top(id));
 }
 
-// Heap sort: no recursion, no memory.
-void sort(uintptr_t *a, size_t n) {
-    auto sift = [&](size_t root, size_t end) {
-        for (size_t child = 2 * root + 1; child < end; child = 2 * root + 1) {
-            if (child + 1 < end && a[child] < a[child + 1])
-                child++;
-            if (a[root] >= a[child])
-                return;
-            uintptr_t t = a[root];
-            a[root] = a[child];
-            a[child] = t;
-            root = child;
-        }
-    };
-    for (size_t i = n / 2; i-- > 0;)
-        sift(i, n);
-    for (size_t end = n; end-- > 1;) {
-        uintptr_t t = a[0];
-        a[0] = a[end];
-        a[end] = t;
-        sift(0, end);
-    }
-}
-
 bool free_in_slab(const kmem_cache &c, const void *object) {
     if (c.info.is_run)
         return class_of_pointer(object) != c.cls;
@@ -260,43 +239,61 @@ uint64_t cache_cached(const kmem_cache &c) {
     return n;
 }
 
+namespace {
+
+// A bit for every place in the zone where an object can start: seen before?
+class places {
+  public:
+    explicit places(size_t pages)
+        : count_(pages * (kPageSize / kMinSize)),
+          bits_(static_cast<uint64_t *>(vmalloc_alloc(count_ / 8, 1, GFP_KERNEL, &zeroed_))) {
+        if (bits_ != nullptr && !zeroed_)
+            memset(bits_, 0, count_ / 8);
+    }
+    ~places() { vmalloc_free(bits_, GFP_KERNEL); }
+    places(const places &) = delete;
+    places &operator=(const places &) = delete;
+
+    bool usable() const { return bits_ != nullptr; }
+    bool seen(const void *object) {
+        size_t at = (reinterpret_cast<uintptr_t>(object) - g_pagemap.base) / kMinSize;
+        if (at >= count_)
+            return true;
+        uint64_t bit = uint64_t{1} << (at % 64);
+        bool before = (bits_[at / 64] & bit) != 0;
+        bits_[at / 64] |= bit;
+        return before;
+    }
+
+  private:
+    static constexpr size_t kMinSize = 8; // of an object
+    bool zeroed_ = false;
+    size_t count_;
+    uint64_t *bits_;
+};
+
+} // namespace
+
 uint64_t caches_audit() {
+    places all(std::atomic_ref<size_t>(g_pagemap.frontier).load(std::memory_order_acquire));
+    if (!all.usable())
+        return 0;
     uint64_t found = 0;
     for (unsigned cls = 1; cls <= kLastClass; cls++) {
         const kmem_cache &c = g_caches[cls];
-        uint64_t expected = cache_cached(c);
-        if (expected == 0)
-            continue;
-        uint32_t pages =
-            static_cast<uint32_t>((expected + 512) * sizeof(uintptr_t) / kPageSize + 1);
-        auto *all = static_cast<uintptr_t *>(run_alloc(pages | 128, 0, GFP_KERNEL, nullptr));
-        if (all == nullptr)
-            return found;
-        size_t room = (size_t{pages} | 128) * kPageSize / sizeof(uintptr_t);
-        size_t n = 0;
-        for_each_cached_of(c, [&](void *o) {
-            if (n < room)
-                all[n++] = reinterpret_cast<uintptr_t>(o);
-        });
-        sort(all, n);
-        for (size_t i = 0; i < n; i++) {
-            void *object = reinterpret_cast<void *>(all[i]);
-            if (object == nullptr ||
-                (i > 0 && all[i - 1] == all[i] && i > 1 && all[i - 2] == all[i]))
-                continue;
+        for_each_cached_of(c, [&](void *object) {
+            if (object == nullptr)
+                return;
+            bool suspect = all.seen(object);
             if (still_inside(c, object)) {
                 report_interior(object, c.info.size,
                                 c.info.is_run ? 0 : slab_find(c.info, object).object * c.info.size);
                 found++;
-                continue;
-            }
-            bool suspect = (i > 0 && all[i - 1] == all[i]) || free_in_slab(c, object);
-            if (suspect && still_free_twice(c, object)) {
+            } else if ((suspect || free_in_slab(c, object)) && still_free_twice(c, object)) {
                 report_double_free(object, c.info.size);
                 found++;
             }
-        }
-        run_free_big(all, GFP_KERNEL);
+        });
     }
     return found;
 }

@@ -21,7 +21,8 @@ void caches_reclaim();
 uint64_t cache_cached(const kmem_cache &c);
 
 // Looks for objects that are free twice (in two sheaves, or in a sheaf and in their slab) without
-// taking anything or making a system call; other threads may go on. Returns how many it reported.
+// taking any; other threads may go on. Returns how many it reported; without memory for its notes
+// it sees nothing. Blocking.
 uint64_t caches_audit();
 
 // False: this process never had a second thread.
