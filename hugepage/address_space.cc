@@ -55,7 +55,6 @@ bool window::reach_if_easy(size_t bytes) {
 
 namespace {
 
-constexpr size_t kGiB = size_t{1} << 30;
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
 
 struct plan {
@@ -84,8 +83,8 @@ bool try_region(uintptr_t at, const plan *plans, int count) {
 bool address_space_init(size_t percpu_bytes) {
     const plan plans[] = {
         {&g_space.percpu, percpu_bytes, percpu_bytes, "pagoda per-cpu"},
+        {&g_space.sheaves, kGiB, 16 * kPageSize, "pagoda sheaves"},
         {&g_space.slots, size_t{16} << 30, kPageSize, "pagoda slots"},
-        {&g_space.sheaves, size_t{4} << 30, 16 * kPageSize, "pagoda sheaves"},
         {&g_space.sheaf_links, size_t{4} << 20, kPageSize, "pagoda links"},
         {&g_space.page_class, kZonePages, 4 * kPageSize, "pagoda classes"},
         {&g_space.memmap, kZonePages * 32, 32 * kPageSize, "pagoda memmap"},
@@ -93,6 +92,9 @@ bool address_space_init(size_t percpu_bytes) {
         {&g_space.meta, size_t{64} << 30, 8 * kPageSize, "pagoda meta"},
         {&g_space.vm_index, (kVmallocSpan >> kPageblockShift) * 8, kPageSize, "pagoda vm index"},
     };
+    static_assert(kSheavesBehindPercpu == 2 * kGiB, "the second window, behind one of 1 GiB");
+    if (percpu_bytes > kGiB)
+        return false;
     constexpr int kCount = sizeof plans / sizeof plans[0];
     // Between a program's break and its libraries nearly all of the address space is empty; the
     // smaller bases are for kernels that give user space 39 bits.

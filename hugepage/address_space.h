@@ -2,7 +2,7 @@
 // grow in place. Nothing is reserved ahead beyond a window's own growth step, so RLIMIT_AS (also
 // one lowered later), mlockall and VIRT columns see what is used; docs/design.md has the reasons.
 //
-//   | per-CPU | slots | sheaves | links | page_class | memmap | pageblocks | meta | vm index | zone
+//   | per-CPU | sheaves | slots | links | page_class | memmap | pageblocks | meta | vm index | zone
 //   … | vmalloc … |
 //
 // Index arithmetic (pointer -> page -> page_class, struct page) needs the zone's base only.
@@ -14,6 +14,9 @@ namespace pagoda {
 
 inline constexpr size_t kZoneSpan = size_t{8} << 40;    // addresses, not memory
 inline constexpr size_t kVmallocSpan = size_t{8} << 40; // likewise
+inline constexpr size_t kGiB = size_t{1} << 30;
+// From the per-CPU window to the sheaves: a constant, so that the hot path needs one base only.
+inline constexpr size_t kSheavesBehindPercpu = 2 * kGiB;
 
 // A contiguous array of zeroed, writable memory that grows at its end and never moves.
 class window {

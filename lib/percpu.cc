@@ -70,7 +70,6 @@ void init(uint32_t slots) {
     slot_count = slots;
     // Two slots below CPU 0 stay zero: the kernel says -1 or -2 where a thread is not registered.
     g_percpu.base = g_space.percpu.base() + 2 * kSlotSize;
-    g_percpu.sheaf_base = sheaf_base();
     intptr_t fake = reinterpret_cast<char *>(&t_thread) - thread_pointer();
     g_percpu.rseq_cs = fake + static_cast<intptr_t>(offsetof(thread_state, no_rseq_cs));
     g_percpu.id = fake + static_cast<intptr_t>(offsetof(thread_state, no_id));

@@ -8,6 +8,7 @@
 // it.
 #pragma once
 
+#include "hugepage/address_space.h"
 #include "hugepage/base.h"
 #include "lib/size_class.h"
 
@@ -15,6 +16,7 @@
 
 namespace pagoda {
 
+inline constexpr uint32_t kSheafSize = 1024; // see lib/sheaf.h
 inline constexpr unsigned kSlotShift = 13;
 inline constexpr size_t kSlotSize = size_t{1} << kSlotShift;
 // Offsets in a slot.
@@ -23,16 +25,19 @@ inline constexpr size_t kStacksAt = 2048;
 inline constexpr size_t kLimitsAt = 4096;   // uint8_t per class: sheaves a stack may hold
 inline constexpr size_t kOverflowAt = 4352; // uint8_t per class: an overflow happened since
 inline constexpr size_t kBudgetAt = 4608;   // int64_t: bytes the limits above 1 stand for
+// From CPU 0's slot to what the halves of words count from.
+inline constexpr int64_t kSheavesAt =
+    int64_t{kSheavesBehindPercpu} - 2 * int64_t{kSlotSize} + kSheafSize - 8;
+static_assert(kSheavesAt <= INT32_MAX, "a displacement");
 // An id no CPU has; its slot, just below CPU 0's, is all zeros for ever.
 inline constexpr int32_t kNoCpu = -1;
 
 // What malloc and free read. Zero until initialisation; `small_limit` is published last.
 struct alignas(64) percpu_state {
-    size_t small_limit = 0;   // sizes below it have a small class; stored atomically
-    intptr_t rseq_cs = 0;     // offsets from the thread pointer: where to announce a section,
-    intptr_t id = 0;          // and where the CPU's id is (or kNoCpu: always the slow path)
-    uintptr_t base = 0;       // slot of CPU 0
-    uintptr_t sheaf_base = 0; // a half of a word is an offset from here
+    size_t small_limit = 0; // sizes below it have a small class; stored atomically
+    intptr_t rseq_cs = 0;   // offsets from the thread pointer: where to announce a section,
+    intptr_t id = 0;        // and where the CPU's id is (or kNoCpu: always the slow path)
+    uintptr_t base = 0;     // slot of CPU 0
 };
 extern PAGODA_INTERNAL percpu_state g_percpu;
 

@@ -22,20 +22,28 @@ namespace pagoda {
     "4: jmp %l[slow]\n"                                                                            \
     ".popsection\n"
 
-// Begins the section and leaves the slot's address in %[slot].
-#define PAGODA_RSEQ_ENTER                                                                          \
+// Begins the section; the slot's offset from CPU 0's is in %[slot] then.
+#define PAGODA_RSEQ_BEGIN                                                                          \
     "lea 3b(%%rip), %[t]\n"                                                                        \
     "mov %[cs], %[slot]\n"                                                                         \
     "mov %[t], %%fs:(%[slot])\n"                                                                   \
     "1: mov %[id], %[slot]\n"                                                                      \
     "movslq %%fs:(%[slot]), %[slot]\n"                                                             \
-    "shl $13, %[slot]\n"                                                                           \
-    "add %[base], %[slot]\n"
+    "shl $13, %[slot]\n"
+
+// The same, and the slot's address.
+#define PAGODA_RSEQ_ENTER PAGODA_RSEQ_BEGIN "add %[base], %[slot]\n"
+
+// The same, and the base from which sheaves lie at a constant distance.
+#define PAGODA_RSEQ_ENTER_SHEAVES                                                                  \
+    PAGODA_RSEQ_BEGIN "mov %[base], %[sheaves]\n"                                                  \
+                      "add %[sheaves], %[slot]\n"
 
 #define PAGODA_RSEQ_INPUTS                                                                         \
     [cs] "m"(g_percpu.rseq_cs), [id] "m"(g_percpu.id), [base] "m"(g_percpu.base)
 
-static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_ENTER");
+static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_BEGIN");
+static_assert(kSheafSize == 1024, "the mask in rseq_push");
 
 // NULL: take the slow path. Prefetches the object that the next call will return.
 [[gnu::always_inline]] static inline void *rseq_pop(size_t cls) {
@@ -45,17 +53,16 @@ static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_ENTER");
     uint64_t slot;
     uint64_t sheaves;
     asm volatile goto(
-        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[cls],8), %k[t]\n"
-                                                 "mov %[sheaf_base], %[sheaves]\n"
-                                                 "mov (%[sheaves],%[t]), %[object]\n"
-                                                 "test %[object], %[object]\n"
-                                                 "jz %l[slow]\n"
-                                                 "sub $8, %k[t]\n"
-                                                 "mov %k[t], (%[slot],%[cls],8)\n"
-                                                 "2: mov (%[sheaves],%[t]), %[t]\n"
-                                                 "prefetchw (%[t])\n"
+        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER_SHEAVES "mov (%[slot],%[cls],8), %k[t]\n"
+                                                         "mov %c[at](%[sheaves],%[t]), %[object]\n"
+                                                         "test %[object], %[object]\n"
+                                                         "jz %l[slow]\n"
+                                                         "sub $8, %k[t]\n"
+                                                         "mov %k[t], (%[slot],%[cls],8)\n"
+                                                         "2: mov %c[at](%[sheaves],%[t]), %[t]\n"
+                                                         "prefetchw (%[t])\n"
         : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
-        : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base), [cls] "r"(word)
+        : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [cls] "r"(word)
         : "memory", "cc"
         : slow);
     if (object == nullptr)
@@ -70,21 +77,21 @@ slow:
     uint64_t t;
     uint64_t slot;
     uint64_t sheaves;
-    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER "mov (%[slot],%[cls],8), %k[t]\n"
-                                                               "test $1023, %k[t]\n"
-                                                               "jz %l[slow]\n"
-                                                               "mov %[sheaf_base], %[sheaves]\n"
-                                                               "cmp %[object], (%[sheaves],%[t])\n"
-                                                               "je %l[slow]\n"
-                                                               "mov %[object], 8(%[sheaves],%[t])\n"
-                                                               "add $8, %k[t]\n"
-                                                               "mov %k[t], (%[slot],%[cls],8)\n"
-                                                               "2:\n"
-                      : [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
-                      : PAGODA_RSEQ_INPUTS, [sheaf_base] "m"(g_percpu.sheaf_base),
-                        [object] "r"(object), [cls] "r"(cls)
-                      : "memory", "cc"
-                      : slow);
+    asm volatile goto(
+        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER_SHEAVES
+        "mov (%[slot],%[cls],8), %k[t]\n"
+        "test $1023, %k[t]\n"
+        "jz %l[slow]\n"
+        "cmp %[object], %c[at](%[sheaves],%[t])\n"
+        "je %l[slow]\n"
+        "mov %[object], 8+%c[at](%[sheaves],%[t])\n"
+        "add $8, %k[t]\n"
+        "mov %k[t], (%[slot],%[cls],8)\n"
+        "2:\n"
+        : [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
+        : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [object] "r"(object), [cls] "r"(cls)
+        : "memory", "cc"
+        : slow);
     return true;
 slow:
     return false;

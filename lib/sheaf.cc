@@ -14,8 +14,6 @@ mutex growth{lock_rank::sheaves};
 
 mutex &sheaf_lock() { return growth; }
 
-// The first page of the window is the zeros of offset 0; sheaf 1 follows it.
-uintptr_t sheaf_base() { return g_space.sheaves.base() + kSheafSize - 8; }
 uint32_t *sheaf_links() { return g_space.sheaf_links.as<uint32_t>(); }
 
 void sheaf_stack::push(uint32_t id) {

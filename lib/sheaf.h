@@ -1,5 +1,5 @@
 // A sheaf is an array of object pointers in the sheaf region, used as a stack. Sheaf `id` fills 1
-// KiB; its full top is at offset id * 1024 from sheaf_base, so a top whose low 10 bits are zero is
+// KiB; its full top is at offset id * 1024 from kSheavesAt, so a top whose low 10 bits are zero is
 // a full sheaf, and offset 0 (1 KiB of zeros) is a sheaf that is both empty and full. The slot
 // below the first object holds NULL.
 #pragma once
@@ -11,14 +11,12 @@
 
 namespace pagoda {
 
-inline constexpr uint32_t kSheafSize = 1024; // the mask in rseq_push
 inline constexpr uint32_t kSheafIdMask = 0xfffff;
 
-uintptr_t sheaf_base();
 uint32_t *sheaf_links(); // one per id, for whoever owns the sheaf
 
 inline void **sheaf_slot(uint32_t top) {
-    return reinterpret_cast<void **>(g_percpu.sheaf_base + top);
+    return reinterpret_cast<void **>(g_percpu.base + kSheavesAt + top);
 }
 inline uint32_t sheaf_id(uint32_t top) { return (top + kSheafSize - 1) / kSheafSize; }
 inline uint32_t sheaf_full_top(uint32_t id) { return id * kSheafSize; }
