@@ -55,14 +55,16 @@ PAGODA_EXPORT pagoda_copy *pagoda_join(pagoda_copy *other) {
 namespace {
 
 // Asked of the program's scope: this library's own may hold itself alone, and what a bare name
-// means here may be the other copy's.
+// means here may be the other copy's. dlopen by name: the linker of a fully static program, which
+// has no other copies, warns of it.
 void join_first_copy() {
-    void *program = dlopen(nullptr, RTLD_LAZY);
+    auto open = reinterpret_cast<decltype(&dlopen)>(dlsym(RTLD_DEFAULT, "dlopen"));
+    void *program = open != nullptr ? open(nullptr, RTLD_LAZY) : nullptr;
+    if (program == nullptr)
+        return;
     auto join = reinterpret_cast<decltype(&pagoda_join)>(dlsym(program, "pagoda_join"));
     if (join != nullptr)
         first_copy = join(&self);
-    if (program != nullptr)
-        dlclose(program);
 }
 
 // Start, fork, exit.
