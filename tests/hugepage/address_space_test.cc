@@ -130,7 +130,7 @@ TEST_F(WindowTest, FailsToOpenAtALimit) {
 }
 
 std::vector<const window *> windows() {
-    return {&g_space.percpu,      &g_space.slots,      &g_space.sheaves,
+    return {&g_space.percpu,      &g_space.sheaves,    &g_space.slots,
             &g_space.sheaf_links, &g_space.page_class, &g_space.memmap,
             &g_space.pageblocks,  &g_space.meta,       &g_space.vm_index};
 }
@@ -148,6 +148,7 @@ TEST(AddressSpaceTest, PlacesEveryWindow) {
             EXPECT_FALSE(mapped(last)) << "an overrun must fault";
         }
         EXPECT_GE(g_space.percpu.bytes(), 3 * kPageSize);
+        EXPECT_EQ(g_space.sheaves.base() - g_space.percpu.base(), kSheavesBehindPercpu);
         EXPECT_GT(g_space.zone_base, last);
         EXPECT_GE(g_space.vmalloc_base, g_space.zone_base + kZoneSpan);
         EXPECT_EQ(g_space.zone_base % (1 << 30), 0u);
