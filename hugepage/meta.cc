@@ -8,10 +8,17 @@ namespace {
 constexpr size_t kUnit = 64;
 struct piece {
     piece *next;
+    size_t units; // while it is deferred
 };
+std::atomic<piece *> deferred{nullptr}; // freed where the lock was taken; the next holder has them
 piece *free_pieces[kMetaMax / kUnit + 1];
 size_t used = 0;
 mutex lock{lock_rank::meta};
+
+void put(piece *p, size_t units) {
+    p->next = free_pieces[units];
+    free_pieces[units] = p;
+}
 
 } // namespace
 
@@ -24,6 +31,13 @@ void *meta_alloc(size_t bytes, gfp_t gfp) {
         lock.lock();
     else if (!lock.try_lock())
         return nullptr;
+    if (PAGODA_UNLIKELY(deferred.load(std::memory_order_relaxed) != nullptr)) {
+        for (piece *next, *p = deferred.exchange(nullptr, std::memory_order_acquire); p != nullptr;
+             p = next) {
+            next = p->next;
+            put(p, p->units);
+        }
+    }
     void *got = nullptr;
     bool fresh = false;
     if (piece *p = free_pieces[units]) {
@@ -43,10 +57,17 @@ void *meta_alloc(size_t bytes, gfp_t gfp) {
 
 void meta_free(void *p, size_t bytes) {
     size_t units = (bytes + kUnit - 1) / kUnit;
-    lock_guard g(lock);
     piece *f = static_cast<piece *>(p);
-    f->next = free_pieces[units];
-    free_pieces[units] = f;
+    if (lock.try_lock()) { // a handler may have interrupted the holder
+        put(f, units);
+        lock.unlock();
+        return;
+    }
+    f->units = units;
+    f->next = deferred.load(std::memory_order_relaxed);
+    while (!deferred.compare_exchange_weak(f->next, f, std::memory_order_release,
+                                           std::memory_order_relaxed)) {
+    }
 }
 
 } // namespace pagoda

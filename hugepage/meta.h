@@ -15,7 +15,7 @@ inline constexpr size_t kMetaMax = 2048;
 // A zeroed piece of `bytes` (<= kMetaMax), 64-byte aligned; NULL at a limit, or when the lock is
 // taken and the flags do not allow to wait.
 void *meta_alloc(size_t bytes, gfp_t gfp);
-// Returns it; `bytes` as at allocation. May wait for the lock.
+// Returns it; `bytes` as at allocation. Never waits: any context.
 void meta_free(void *piece, size_t bytes);
 
 mutex &meta_lock();

@@ -243,7 +243,7 @@ uint64_t resource_limit(int resource) {
 }
 
 bool unfiltered() {
-    static const char kNone[] = "\nSeccomp:\t0\n";
+    constexpr char kNone[] = "\nSeccomp:\t0\n";
     char status[3072];
     long length = read_file("/proc/self/status", status, sizeof status);
     for (long at = 0; at + static_cast<long>(sizeof kNone) <= length + 1; at++)

@@ -87,6 +87,19 @@ TEST(MetaTest, AtomicDoesNotWaitForTheLock) {
     });
 }
 
+TEST(MetaTest, FreeingNeverWaits) {
+    in_fresh_space([] {
+        void *small = meta_alloc(64, GFP_KERNEL);
+        void *large = meta_alloc(640, GFP_KERNEL);
+        meta_lock().lock();
+        meta_free(small, 64); // as in a handler that interrupted the holder
+        meta_free(large, 640);
+        meta_lock().unlock();
+        EXPECT_EQ(meta_alloc(640, GFP_KERNEL), large);
+        EXPECT_EQ(meta_alloc(64, GFP_KERNEL), small);
+    });
+}
+
 TEST(MetaTest, OthersWaitForTheLock) {
     in_fresh_space([] {
         std::atomic<void *> got{nullptr};
