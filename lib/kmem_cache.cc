@@ -274,10 +274,15 @@ uint32_t get_empty(const kmem_cache &c, gfp_t gfp) {
     return id != 0 ? id : sheaf_alloc(c.info.capacity, gfpflags_allow_blocking(gfp));
 }
 
+// Sheaves that the barn may hold: an eighth of what the program has of the class. Its own objects
+// do not count, or those of a heap that is gone would justify one another.
 uint64_t barn_limit(const kmem_cache &c) {
-    uint64_t sheaf_bytes = uint64_t{c.info.capacity} * c.info.size;
-    uint64_t live = c.slabs * c.info.pages * kPageSize;
-    return c.info.is_run ? 0 : max_of(kBarnFloor, live / 8) / sheaf_bytes;
+    if (c.info.is_run)
+        return 0;
+    uint64_t capacity = c.info.capacity;
+    uint64_t in_barn = uint64_t{c.barn.count()} * capacity;
+    uint64_t live = c.in_use > in_barn ? c.in_use - in_barn : 0;
+    return max_of(kBarnFloor / (capacity * c.info.size), live / 8 / capacity);
 }
 
 // All objects of a sheaf back to the slabs; the sheaf itself is the caller's, empty.
@@ -290,12 +295,20 @@ void put_full(kmem_cache &c, uint32_t id, gfp_t gfp) {
     if (percpu::stack_push(c.cls, stack_kind::full, id, stack_limit(c)))
         return;
     note_overflow(c);
-    if (c.barn.count() < barn_limit(c)) {
+    uint64_t limit = barn_limit(c);
+    if (c.barn.count() < limit) {
         c.barn.push(id);
         return;
     }
-    flush_sheaf(c, sheaf_full_top(id), gfp);
-    put_empty(c, id);
+    // What the barn may hold falls with the heap: it shrinks by a sheaf for every one that is
+    // refused, or its objects would keep slabs from being given back.
+    uint32_t surplus = c.barn.count() > limit ? c.barn.pop() : 0;
+    for (uint32_t each : {id, surplus}) {
+        if (each == 0)
+            continue;
+        flush_sheaf(c, sheaf_full_top(each), gfp);
+        put_empty(c, each);
+    }
 }
 
 // A sheaf with at least one object, as its top; 0 when there is none to be had.
