@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from xml.etree import ElementTree
 
 PEERS = ["glibc", "pagoda"]
 SKIPPED = 77
@@ -33,6 +34,8 @@ def main():
         if done.returncode != 0:
             return done.returncode
         result = json.loads(path.read_text())
+        plot = subprocess.run([pathlib.Path(__file__).with_name("plot.py"), path],
+                              stdout=subprocess.PIPE, check=True).stdout
 
     assert [peer["name"] for peer in result["peers"]] == PEERS
     assert result["workloads"]
@@ -42,6 +45,8 @@ def main():
             check_cell((workload["name"], cell["peer"]), cell)
     for means in result["geomean"]:
         assert all(means[key] > 0 for key in ("time", "wall", "cpu", "rss", "faults")), means
+    circles = ElementTree.fromstring(plot).findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == len(PEERS)
     return 0
 
 

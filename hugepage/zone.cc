@@ -255,8 +255,7 @@ uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state
         buddy_.release(first + got, kPageblockPages - got, populated);
     if (got > count)
         buddy_.release(first + count, got - count, populated);
-    // Populated pages are fresh: zero all the same.
-    *state = {dirty == 0, populated};
+    *state = {dirty == 0 && sys::page_size() == kPageSize, populated}; // populated: zero as well
     allocated_ += count;
     return first;
 }
