@@ -29,6 +29,25 @@ uint32_t find(const uint64_t *map, uint32_t from, uint32_t to, bool value) {
     return to;
 }
 
+// First of the set bits that end just below `end`; `end` itself when there are none.
+uint32_t run_start(const uint64_t *map, uint32_t end) {
+    while (end > 0) {
+        uint32_t word = (end - 1) / 64;
+        uint64_t gaps = ~map[word];
+        if (end % 64 != 0)
+            gaps &= (uint64_t{1} << (end % 64)) - 1;
+        if (gaps != 0)
+            return word * 64 + 64 - static_cast<uint32_t>(__builtin_clzll(gaps));
+        end = word * 64;
+    }
+    return 0;
+}
+
+// Length of the run that the set bits [first, first + count) lie in.
+uint32_t run_around(const uint64_t *map, uint32_t first, uint32_t count) {
+    return find(map, first + count, kPageblockPages, false) - run_start(map, first);
+}
+
 } // namespace
 
 // Runs of up to 15 pages have a bucket each, longer ones eight per doubling.
@@ -82,9 +101,9 @@ unsigned buddy::bucket_for(const pageblock &b, unsigned list) {
     if (list == kDirtyList) // most dirty pages first, whole free blocks before all
         return b.blocks[9] != 0 ? 0 : 8 - min_of(7u, b.ndirty / 64u);
     if (list == kDirtyRuns)
-        return run_bucket(longest_run(b.dirty));
+        return run_bucket(b.longest_dirty);
     if (list == kFreeRuns)
-        return run_bucket(longest_run(b.pages));
+        return run_bucket(b.longest);
     if (list == 9) // whole blocks: those that hold memory first
         return b.ndirty != 0 ? 0 : 1;
     return min_of(7u, b.nfree / 64u); // the fullest pageblock first
@@ -237,6 +256,11 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
         b.nfree = static_cast<uint16_t>(b.nfree + n);
         free_pages_ += n;
         for_words(offset, n, [&](uint32_t w, uint64_t mask) { b.pages[w] |= mask; });
+        b.longest =
+            static_cast<uint16_t>(max_of<uint32_t>(b.longest, run_around(b.pages, offset, n)));
+        if (dirty)
+            b.longest_dirty = static_cast<uint16_t>(
+                max_of<uint32_t>(b.longest_dirty, run_around(b.dirty, offset, n)));
         insert_range(b, offset, n);
         PAGODA_INVARIANT(b.nfree <= kPageblockPages && b.ndirty <= b.nfree);
         relist(number);
@@ -249,6 +273,7 @@ void buddy::release(uint32_t first, uint32_t count, bool dirty) {
 // many hold memory.
 uint32_t buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count) {
     uint32_t dirty = 0;
+    uint32_t around = run_around(b.pages, offset, count);
     for_words(offset, count, [&](uint32_t w, uint64_t mask) {
         b.pages[w] &= ~mask;
         dirty += static_cast<uint32_t>(__builtin_popcountll(b.dirty[w] & mask));
@@ -258,6 +283,12 @@ uint32_t buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count) {
     b.ndirty = static_cast<uint16_t>(b.ndirty - dirty);
     free_pages_ -= count;
     dirty_pages_ -= dirty;
+    // Runs elsewhere stay as they are, and no run of dirty pages is longer than the free one
+    // around.
+    if (around >= b.longest)
+        b.longest = static_cast<uint16_t>(longest_run(b.pages));
+    if (dirty != 0 && around >= b.longest_dirty)
+        b.longest_dirty = static_cast<uint16_t>(longest_run(b.dirty));
     return dirty;
 }
 
@@ -424,6 +455,8 @@ bool buddy::consistent(uint32_t blocks) const {
         for (uint64_t w : b.dirty)
             marked += static_cast<uint32_t>(__builtin_popcountll(w));
         if (pages != b.nfree || marked != b.ndirty || marked > pages)
+            return false;
+        if (b.longest != longest_run(b.pages) || b.longest_dirty != longest_run(b.dirty))
             return false;
         for (unsigned list = 0; list < kLists; list++)
             if (b.bucket[list] != (belongs(b, list) ? bucket_for(b, list) + 1 : 0))

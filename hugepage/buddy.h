@@ -17,10 +17,12 @@ struct pageblock {
     uint64_t isolated[8]; // pages out with a purge
     uint32_t next[13];    // by list (see `buddy`); pageblock number + 1, 0 = end
     uint32_t prev[13];
-    uint16_t blocks[10]; // free blocks per order
-    uint16_t nfree;      // pages
-    uint16_t ndirty;     // pages, among the free ones
-    uint8_t bucket[13];  // bucket of each list the block is in + 1, 0 = none
+    uint16_t blocks[10];    // free blocks per order
+    uint16_t nfree;         // pages
+    uint16_t ndirty;        // pages, among the free ones
+    uint16_t longest;       // run of free pages
+    uint16_t longest_dirty; // run of dirty ones
+    uint8_t bucket[13];     // bucket of each list the block is in + 1, 0 = none
     uint8_t flags;
     uint32_t pins;      // > 0: mapped for DMA; never purged
     uint32_t purged_at; // ms; 0 = never

@@ -50,9 +50,10 @@ constexpr unsigned class_for_size(size_t size) {
 // Bounded by bytes for large objects: what sits in a sheaf is memory nobody else can use.
 constexpr uint16_t class_capacity(size_t size) {
     return size <= 1024     ? 127
-           : size <= 2048   ? 32
-           : size <= 4096   ? 16
-           : size <= 8192   ? 8
+           : size <= 2048   ? 64
+           : size <= 4096   ? 32
+           : size <= 8192   ? 16
+           : size <= 16384  ? 8
            : size <= 65536  ? 4
            : size <= 131072 ? 2
                             : 1;

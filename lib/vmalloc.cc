@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kHugeArea = kPageblockSize; // smaller areas do not ask for huge pages
 constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
-constexpr size_t kMissingCost = 4;           // of a page to map, in idle ones
+constexpr size_t kMissingCost = 16;          // of a page to map, in idle ones
 constexpr uint64_t kRefaultWindowMs = 1000;
 
 mutex lock{lock_rank::vmalloc};
@@ -220,8 +220,9 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     if (there < bytes)
         note_miss(bytes - there);
     lock.unlock();
-    if (a != nullptr && !fit(a, bytes)) { // a neighbour, or a limit
-        unmap_and_release(a);
+    if (a != nullptr && !fit(a, bytes)) { // a neighbour, or a limit: it waits for another size
+        lock_guard g(lock);
+        cache(a);
         a = nullptr;
     }
     bool fresh = a == nullptr;
