@@ -32,6 +32,8 @@ int holes_filled(uint32_t block) {
 
 } // namespace
 
+bool absent_blocks::has(uint32_t block) const { return is_absent(block); }
+
 bool absent_blocks::room_for(uint32_t block) const {
     return holes_ + holes_filled(block) <= kMaxHoles;
 }
@@ -83,6 +85,11 @@ uint64_t zone::unmap_clean(uint64_t keep) {
     return done;
 }
 
+bool zone::is_last(uint32_t number) const {
+    return (uint64_t{number} + 1) * kPageblockPages == end_ &&
+           (buddy_.block(number).flags & kBlockOrdinary) != 0;
+}
+
 // The lock is held, but not during the call. False: nothing changed, the pages are still isolated.
 bool zone::unmap_isolated(uint32_t number) {
     pageblock &b = buddy_.block(number);
@@ -94,13 +101,14 @@ bool zone::unmap_isolated(uint32_t number) {
     if (number == 0 || !absent_.room_for(number))
         return false;
     b.flags |= kBlockLeaving;
-    if (uint64_t{number} * kPageblockPages + kPageblockPages == end_)
+    if (is_last(number)) // nobody extends what is leaving
         tail_extensible_ = false;
     lock_.unlock();
     int r = sys::unmap(address_of_block(number), kPageblockSize);
     lock_.lock();
     if (r != 0) {
         b.flags &= static_cast<uint8_t>(~kBlockLeaving);
+        tail_extensible_ = tail_extensible_ || is_last(number);
         return false;
     }
     b.purged_at = static_cast<uint32_t>(sys::now_ms()) | 1;
@@ -113,6 +121,20 @@ void zone::note_absent(uint32_t number) {
     buddy_.forget_isolated(number);
     absent_.add(number);
     present_ -= kPageblockPages;
+    step_back();
+}
+
+// A zone that ends in absent pageblocks ends before them: what is mapped last can grow then.
+void zone::step_back() {
+    if (end_ % kPageblockPages != 0)
+        return;
+    auto last = static_cast<uint32_t>(end_ / kPageblockPages - 1);
+    if (!absent_.has(last))
+        return;
+    for (; absent_.has(last); last--) // the first pageblock never is
+        absent_.remove(last);
+    end_ = uint64_t{last + 1} * kPageblockPages;
+    tail_extensible_ = (buddy_.block(last).flags & kBlockOrdinary) != 0;
 }
 
 bool zone::map_absent_at(uint32_t first, uint32_t blocks, int *error) {

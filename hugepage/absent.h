@@ -12,6 +12,7 @@ class absent_blocks {
   public:
     // False: every further hole would cost a mapping, and there are enough.
     bool room_for(uint32_t block) const;
+    bool has(uint32_t block) const;
     void add(uint32_t block);
     void remove(uint32_t block);
     // The first of `count` in a row, at the lowest address below `end` (a pageblock number);

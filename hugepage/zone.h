@@ -128,6 +128,8 @@ class zone {
     uint64_t unmap_clean(uint64_t keep);
     bool unmap_isolated(uint32_t number);
     void note_absent(uint32_t number);
+    void step_back();
+    bool is_last(uint32_t number) const;
     bool map_absent(uint32_t blocks);
     bool map_absent_at(uint32_t first, uint32_t blocks, int *error);
 
