@@ -5,20 +5,6 @@
 
 enum { kBytes = 160 << 20, kMost = 4 << 20 };
 
-static long kilobytes(const char *key) {
-    FILE *file = fopen("/proc/self/status", "r");
-    REQUIRE(file != NULL);
-    char line[200];
-    long value = -1;
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, strlen(key)) == 0) {
-            value = strtol(line + strlen(key), NULL, 10);
-        }
-    }
-    fclose(file);
-    return value;
-}
-
 static void **blocks;
 
 static void fill_and_free(size_t size) {
@@ -28,7 +14,7 @@ static void fill_and_free(size_t size) {
         REQUIRE(blocks[i] != NULL);
         memset(blocks[i], 1, size);
     }
-    CHECK_AT_LEAST(kilobytes("VmData:"), kBytes >> 10);
+    CHECK_AT_LEAST(status_kilobytes("VmData:"), kBytes >> 10);
     for (size_t i = 0; i < count; ++i) {
         free(blocks[i]);
     }
@@ -44,13 +30,13 @@ int main(void) {
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(area != MAP_FAILED);
     blocks = area;
-    long before = kilobytes("VmData:");
+    long before = status_kilobytes("VmData:");
     for (int round = 0; round < 2; ++round) {
         static const size_t kSizes[] = {48, 5000, 200000, 1000000, 3000000};
         for (size_t i = 0; i < sizeof kSizes / sizeof *kSizes; ++i) {
             fill_and_free(kSizes[i]);
             // Some objects and pages are kept for what comes next.
-            CHECK_AT_LEAST(100 << 10, kilobytes("VmData:") - before);
+            CHECK_AT_LEAST(100 << 10, status_kilobytes("VmData:") - before);
         }
     }
     return check_end();

@@ -4,20 +4,6 @@
 
 #include <pthread.h>
 
-static long kilobytes(const char *key) {
-    FILE *file = fopen("/proc/self/status", "r");
-    REQUIRE(file != NULL);
-    char line[200];
-    long value = -1;
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, strlen(key)) == 0) {
-            value = strtol(line + strlen(key), NULL, 10);
-        }
-    }
-    fclose(file);
-    return value;
-}
-
 static void *work(void *argument) {
     workout((uintptr_t)argument, 1500, 1 << 20);
     return NULL;
@@ -53,10 +39,10 @@ int main(int argc, char **argv) {
     workout(1, 300, 16384);
     if (mlockall(MCL_CURRENT | MCL_FUTURE) != 0) {
         fprintf(stderr, "locked.c: failed: mlockall: %s, %ld KiB mapped\n", strerror(errno),
-                kilobytes("VmSize:"));
+                status_kilobytes("VmSize:"));
         return 1;
     }
-    CHECK(kilobytes("VmRSS:") < 100000);
+    CHECK(status_kilobytes("VmRSS:") < 100000);
     dirty_then_zero(100, 256);
     dirty_then_zero(5000, 256);
     dirty_then_zero(50000, small ? 20 : 60);
@@ -71,7 +57,7 @@ int main(int argc, char **argv) {
             pthread_join(threads[i], NULL);
         }
     }
-    CHECK(kilobytes("VmRSS:") < 300000);
+    CHECK(status_kilobytes("VmRSS:") < 300000);
     workout(2, 500, small ? 16384 : SIZE_MAX);
     return check_end();
 }

@@ -23,12 +23,7 @@ static void *live(void *argument) {
 // Without what is kept free for the next request.
 static long resident_kilobytes(void) {
     malloc_trim(0);
-    FILE *file = fopen("/proc/self/statm", "r");
-    REQUIRE(file != NULL);
-    long all = 0, pages = 0;
-    CHECK_EQ(fscanf(file, "%ld %ld", &all, &pages), 2);
-    fclose(file);
-    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+    return status_kilobytes("VmRSS:");
 }
 
 int main(void) {
