@@ -48,10 +48,8 @@ uint32_t run_around(const uint64_t *map, uint32_t first, uint32_t count) {
     return find(map, first + count, kPageblockPages, false) - run_start(map, first);
 }
 
-} // namespace
-
 // Runs of up to 15 pages have a bucket each, longer ones eight per doubling.
-static unsigned run_bucket(uint32_t length) {
+unsigned run_bucket(uint32_t length) {
     if (length < 16)
         return length;
     unsigned order = log2_floor(length);
@@ -59,12 +57,10 @@ static unsigned run_bucket(uint32_t length) {
 }
 
 // The shortest bucket whose runs all have `count` pages.
-static unsigned run_bucket_at_least(uint32_t count) {
-    return count == 1 ? 1 : run_bucket(count - 1) + 1;
-}
+unsigned run_bucket_at_least(uint32_t count) { return count == 1 ? 1 : run_bucket(count - 1) + 1; }
 
 // Calls fn(first, length) for each run of set bits, until it returns false.
-template <class F> static void for_runs(const uint64_t *map, F fn) {
+template <class F> void for_runs(const uint64_t *map, F fn) {
     for (uint32_t at = 0;;) {
         uint32_t first = find(map, at, kPageblockPages, true);
         if (first == kPageblockPages)
@@ -75,7 +71,7 @@ template <class F> static void for_runs(const uint64_t *map, F fn) {
     }
 }
 
-static uint32_t longest_run(const uint64_t *map) {
+uint32_t longest_run(const uint64_t *map) {
     uint32_t longest = 0;
     for_runs(map, [&](uint32_t, uint32_t length) {
         longest = max_of(longest, length);
@@ -83,6 +79,17 @@ static uint32_t longest_run(const uint64_t *map) {
     });
     return longest;
 }
+
+// The free block that holds page `at`, as its node and order; false: the page is in use.
+bool free_block_at(const pageblock &b, uint32_t at, uint32_t *node, unsigned *order) {
+    *node = kPageblockPages + at;
+    for (*order = 0; *node > 0; *node /= 2, ++*order)
+        if (test(b.free, *node))
+            return true;
+    return false;
+}
+
+} // namespace
 
 bool buddy::belongs(const pageblock &b, unsigned list) {
     switch (list) {
@@ -181,15 +188,6 @@ void buddy::insert_range(pageblock &b, uint32_t offset, uint32_t count) {
         offset += 1u << order;
         count -= 1u << order;
     }
-}
-
-// The free block that holds page `at`, as its node and order; false: the page is in use.
-static bool free_block_at(const pageblock &b, uint32_t at, uint32_t *node, unsigned *order) {
-    *node = kPageblockPages + at;
-    for (*order = 0; *node > 0; *node /= 2, ++*order)
-        if (test(b.free, *node))
-            return true;
-    return false;
 }
 
 // Takes free pages out of the free maps; the rests of the blocks they lay in stay free.
