@@ -46,8 +46,9 @@ def plot(result):
         ours = name == "pagoda"
         colour = OURS if ours else THEIRS
         yield f'<circle cx="{x(time):.1f}" cy="{y(rss):.1f}" r="{7 if ours else 5}" fill="{colour}"/>'
-        yield text(x(time) + 10, y(rss) + 4, name, "start", colour,
-                   'font-weight="bold"' if ours else "")
+        # Ours to the left, where the neighbours' names are not.
+        yield text(x(time) + (-12 if ours else 10), y(rss) + 4, name, "end" if ours else "start",
+                   colour, 'font-weight="bold"' if ours else "")
     base, rows = result["base"], len(result["workloads"])
     yield text((x(0) + x(xs[-1])) / 2, HEIGHT - 14, f"time / {base}, geometric mean of {rows} rows")
     yield text(16, (y(0) + y(ys[-1])) / 2, f"peak RSS / {base}",
