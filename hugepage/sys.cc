@@ -139,7 +139,10 @@ void hint_huge(uintptr_t at, size_t len, bool on) {
 }
 
 void name_range(uintptr_t at, size_t len, const char *name) {
-    call(SYS_prctl, kPrSetVma, 0, addr(at), size(len), ptr(name));
+    static std::atomic<bool> unknown{false}; // a kernel that knows no names is asked once
+    if (!unknown.load(std::memory_order_relaxed) &&
+        call(SYS_prctl, kPrSetVma, 0, addr(at), size(len), ptr(name)) == -EINVAL)
+        unknown.store(true, std::memory_order_relaxed);
 }
 
 void futex_wait(std::atomic<uint32_t> &word, uint32_t expected) {

@@ -13,8 +13,7 @@ constinit zone g_zones[3];
 namespace {
 
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
-constexpr uint32_t kMaxGrowBlocks = 32; // 64 MiB
-constexpr uint64_t kRefaultWindowMs = 1000;
+constexpr uint32_t kMaxGrowBlocks = 32;            // 64 MiB
 constexpr uint64_t kCleanKept = uint64_t{4} << 20; // in whole pageblocks, for the next growth
 constexpr uint32_t kFirstPages = 128;              // enough for most small programs
 constexpr uint32_t kSmallestGrowth = 16;           // pages, when a limit allows no whole pageblock

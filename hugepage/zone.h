@@ -19,6 +19,8 @@ enum class watermark : uint8_t { min, low, high };
 
 // From this much live memory on it is made of huge pages where it can be.
 inline constexpr uint64_t kHugeHeap = 8 << 20;
+// Memory that is wanted again so soon was given back too early.
+inline constexpr uint64_t kRefaultWindowMs = 1000;
 
 // What the caller may assume about pages it just got.
 struct page_state {

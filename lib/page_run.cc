@@ -13,20 +13,6 @@ std::atomic<uint64_t> big_served{0};
 // Runs whose free could not have the zone's lock: page index + 1, linked through their struct page.
 std::atomic<uint32_t> deferred{0};
 
-void give_back(uint32_t first, uint32_t pages, gfp_t gfp);
-
-void free_all_deferred() {
-    if (PAGODA_LIKELY(deferred.load(std::memory_order_relaxed) == 0))
-        return;
-    uint32_t at = deferred.exchange(0, std::memory_order_acquire);
-    while (at != 0) {
-        page &pg = page_at(at - 1);
-        uint32_t next = static_cast<uint32_t>(pg.reserved[0]);
-        give_back(at - 1, pg.npages, GFP_KERNEL);
-        at = next;
-    }
-}
-
 void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
     if (zone_normal().free(first, pages, true, gfp))
         return;
@@ -41,7 +27,7 @@ void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
 
 uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool *zeroed) {
     if (gfpflags_allow_blocking(gfp))
-        free_all_deferred();
+        runs_free_deferred();
     page_state state = {};
     uint32_t first = zone_for(gfp).alloc(pages, align_order, gfp, &state);
     if (first == kNoPage)
@@ -75,7 +61,17 @@ unsigned class_of_pages(uint32_t pages) {
 
 } // namespace
 
-void runs_free_deferred() { free_all_deferred(); }
+void runs_free_deferred() {
+    if (PAGODA_LIKELY(deferred.load(std::memory_order_relaxed) == 0))
+        return;
+    uint32_t at = deferred.exchange(0, std::memory_order_acquire);
+    while (at != 0) {
+        page &pg = page_at(at - 1);
+        uint32_t next = static_cast<uint32_t>(pg.reserved[0]);
+        give_back(at - 1, pg.npages, GFP_KERNEL);
+        at = next;
+    }
+}
 
 void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed) {
     unsigned cls = class_of_pages(pages);

@@ -14,7 +14,6 @@ namespace {
 constexpr size_t kHugeArea = kPageblockSize; // smaller areas do not ask for huge pages
 constexpr int kMaxScan = 64;                 // cached areas looked at for a fit
 constexpr size_t kMissingCost = 16;          // of a page to map, in idle ones
-constexpr uint64_t kRefaultWindowMs = 1000;
 
 mutex lock{lock_rank::vmalloc};
 vm_range range;

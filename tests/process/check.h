@@ -84,3 +84,18 @@ static inline void check_begin(void) {
 static inline int check_end(void) {
     return __atomic_load_n(&check_failures, __ATOMIC_RELAXED) == 0 ? 0 : 1;
 }
+
+// A line of /proc/self/status, as "VmRSS:"; -1: there is none.
+static inline long status_kilobytes(const char *key) {
+    FILE *file = fopen("/proc/self/status", "r");
+    REQUIRE(file != NULL);
+    char line[200];
+    long value = -1;
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (strncmp(line, key, strlen(key)) == 0) {
+            value = strtol(line + strlen(key), NULL, 10);
+        }
+    }
+    fclose(file);
+    return value;
+}

@@ -11,21 +11,6 @@
 
 enum { kWorkoutSlots = 64 };
 
-// A line of /proc/self/status, as "VmRSS:"; -1: there is none.
-static inline long status_kilobytes(const char *key) {
-    FILE *file = fopen("/proc/self/status", "r");
-    REQUIRE(file != NULL);
-    char line[200];
-    long value = -1;
-    while (fgets(line, sizeof line, file) != NULL) {
-        if (strncmp(line, key, strlen(key)) == 0) {
-            value = strtol(line + strlen(key), NULL, 10);
-        }
-    }
-    fclose(file);
-    return value;
-}
-
 struct workout_block {
     unsigned char *at;
     size_t size;

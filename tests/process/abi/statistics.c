@@ -99,14 +99,7 @@ static void counts_agree(void) {
 
 static void malloc_info_refuses_what_it_does_not_know(void) { CHECK(malloc_info(1, stderr) != 0); }
 
-static size_t resident(void) {
-    FILE *file = fopen("/proc/self/statm", "r");
-    REQUIRE(file != NULL);
-    unsigned long all = 0, pages = 0;
-    CHECK_EQ(fscanf(file, "%lu %lu", &all, &pages), 2);
-    fclose(file);
-    return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
+static size_t resident(void) { return (size_t)status_kilobytes("VmRSS:") * 1024; }
 
 static void trim_gives_back(void) {
     malloc_trim(0);

@@ -2,14 +2,7 @@
 // Rounding to size classes may cost an eighth; holes that nobody can fill may not cost more.
 #include "../workout.h"
 
-static size_t resident(void) {
-    FILE *file = fopen("/proc/self/statm", "r");
-    REQUIRE(file != NULL);
-    unsigned long all = 0, pages = 0;
-    CHECK_EQ(fscanf(file, "%lu %lu", &all, &pages), 2);
-    fclose(file);
-    return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
+static size_t resident(void) { return (size_t)status_kilobytes("VmRSS:") * 1024; }
 
 int main(int argc, char **argv) {
     check_begin();
