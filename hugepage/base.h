@@ -9,6 +9,8 @@
 #define PAGODA_NOINLINE __attribute__((noinline))
 // For variables that other files read: no detour through the GOT.
 #define PAGODA_INTERNAL __attribute__((visibility("hidden")))
+// A C symbol of the library's interface.
+#define PAGODA_EXPORT extern "C" __attribute__((visibility("default")))
 #define PAGODA_COLD __attribute__((noinline, cold))
 
 #ifndef PAGODA_DEBUG

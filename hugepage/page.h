@@ -4,11 +4,19 @@
 #include "hugepage/address_space.h"
 #include "hugepage/base.h"
 
+#include <atomic>
+
 namespace pagoda {
 
-// page_class values. 1..kLastClass are the classes of lib/size_class.h, whose objects are cached
-// per CPU; the rest keep free() on its slow path, because their per-CPU words stay empty and full.
-inline constexpr uint8_t kClassNone = 0;      // not ours, or free
+// page_class values. 1..kLastClass are the classes of lib/size_class.h, and kFirstUserClass..
+// kLastUserClass belong to one kmem_cache each; the objects of both are cached per CPU. The rest
+// keep free() on its slow path, because their per-CPU words stay empty and full.
+inline constexpr uint8_t kClassNone = 0; // not ours, or free
+inline constexpr uint8_t kFirstUserClass = 98;
+inline constexpr uint8_t kLastUserClass = 250;
+inline constexpr uint8_t kClassShared =
+    251;                                    // slabs of the kmem_caches without a value of their own
+inline constexpr uint8_t kClassPages = 252; // pages of the page allocator's callers (mm.h)
 inline constexpr uint8_t kClassBigRun = 253;  // first page of a page run that no cache holds
 inline constexpr uint8_t kClassRunTail = 254; // later pages of any run
 
@@ -20,9 +28,13 @@ struct page {
         struct slab *slab; // slab: its bookkeeping
         void *owner;
     };
-    uint32_t npages; // run: its length
-    uint32_t flags;  // page_flags
-    uint64_t reserved[2];
+    uint32_t npages;            // run: its length
+    std::atomic<uint32_t> refs; // mm.h: references to the page or, at a head, to its block
+    uint32_t link;              // runs whose free waits for the zone: the next one's index + 1
+    uint32_t flags;             // of whoever has the page
+    uint32_t head;              // mm.h: index of a compound page's first page
+    uint8_t order;              // mm.h: of the block that begins here
+    uint8_t spare[3];
 };
 static_assert(sizeof(page) == 32);
 

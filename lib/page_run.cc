@@ -20,7 +20,7 @@ void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
     page_at(first).npages = pages;
     uint32_t head = deferred.load(std::memory_order_relaxed);
     do
-        page_at(first).reserved[0] = head;
+        page_at(first).link = head;
     while (!deferred.compare_exchange_weak(head, first + 1, std::memory_order_release,
                                            std::memory_order_relaxed));
 }
@@ -67,7 +67,7 @@ void runs_free_deferred() {
     uint32_t at = deferred.exchange(0, std::memory_order_acquire);
     while (at != 0) {
         page &pg = page_at(at - 1);
-        uint32_t next = static_cast<uint32_t>(pg.reserved[0]);
+        uint32_t next = pg.link;
         give_back(at - 1, pg.npages, GFP_KERNEL);
         at = next;
     }

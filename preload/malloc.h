@@ -1,9 +1,7 @@
-// What the files of preload/ share: how a symbol is exported, and the four they build on.
+// The four symbols that the files of preload/ build on.
 #pragma once
 
-#include <stddef.h>
-
-#define PAGODA_EXPORT extern "C" __attribute__((visibility("default")))
+#include "hugepage/base.h"
 
 PAGODA_EXPORT void *malloc(size_t size) noexcept __attribute__((malloc, alloc_size(1)));
 PAGODA_EXPORT void free(void *p) noexcept;
