@@ -24,6 +24,15 @@ void mutex::lock_contended() {
         sys::futex_wait(state_, 2);
 }
 
+bool mutex::try_lock_briefly() {
+    for (int spin = 0; spin < 100; spin++) {
+        if (!is_locked() && try_lock())
+            return true;
+        relax();
+    }
+    return false;
+}
+
 void mutex::wake() { sys::futex_wake(state_, 1); }
 
 void mutex::lock_for_fork() {

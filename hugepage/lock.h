@@ -13,11 +13,13 @@ enum class lock_rank : uint8_t {
     purge,   // one thread at a time gives memory back
     drain,   // one remote drainer at a time
     slots,   // thread slots where there is no rseq
+    caches,  // the list of kmem_caches
     cache,   // a kmem_cache's slab lists (one lock per class)
     vmalloc, // areas and their address space
     zone,    // buddy
     meta,    // metadata of the layers above
     sheaves, // the pool of sheaves
+    grace,   // grace periods
     report,  // output, leaf
 };
 
@@ -43,6 +45,9 @@ class mutex {
         note_taken();
         return true;
     }
+
+    // Spins for a moment, never sleeps: for frees.
+    bool try_lock_briefly();
 
     void unlock() {
         note_released();

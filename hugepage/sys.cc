@@ -153,6 +153,11 @@ void futex_wake(std::atomic<uint32_t> &word, int count) {
     call(SYS_futex, ptr(&word), FUTEX_WAKE_PRIVATE, count);
 }
 
+void nap(uint32_t us) {
+    timespec t = {us / 1'000'000, static_cast<long>(us % 1'000'000) * 1000};
+    call(SYS_nanosleep, ptr(&t), 0);
+}
+
 size_t page_size() {
     static std::atomic<size_t> cached{0};
     size_t s = cached.load(std::memory_order_relaxed);

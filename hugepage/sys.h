@@ -42,6 +42,7 @@ void name_range(uintptr_t at, size_t len, const char *name);
 // Waiting.
 void futex_wait(std::atomic<uint32_t> &word, uint32_t expected); // spurious returns are normal
 void futex_wake(std::atomic<uint32_t> &word, int count);
+void nap(uint32_t us); // about; a signal may end it early
 
 // The machine and the process.
 size_t page_size();   // of the OS, read at run time

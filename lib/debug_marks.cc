@@ -13,24 +13,23 @@ std::atomic_ref<uint32_t> run_flags(const void *p) {
     return std::atomic_ref<uint32_t>(page_at(static_cast<uint32_t>(page_index(p))).flags);
 }
 
-bool is_slab_class(uint8_t cls) { return cls != kClassNone && cls <= kSmallClasses; }
-
 } // namespace
 
 bool debug_mark_held(const void *object) {
     uint8_t cls = class_of_pointer(object);
     if (cls == kClassNone) // a vmalloc area: its state says it
         return true;
-    if (!is_slab_class(cls))
+    const kmem_cache *c = cache_of_pointer(object);
+    if (c == nullptr)
         return (run_flags(object).exchange(kHeld) & kHeld) == 0;
-    slab_position at = slab_find(kClassTable.info[cls], object);
+    slab_position at = slab_find(c->info, object);
     uint64_t bit = uint64_t{1} << (at.object % 64);
     return at.exact && (at.slab->live_map()[at.object / 64].fetch_or(bit) & bit) == 0;
 }
 
 bool debug_mark_freed(const void *object) {
-    uint8_t cls = class_of_pointer(object);
-    if (!is_slab_class(cls)) {
+    const kmem_cache *c = cache_of_pointer(object);
+    if (c == nullptr) {
         size_t bytes = size_t{run_pages(object)} << kPageShift;
         if (reinterpret_cast<uintptr_t>(object) % kPageSize != 0) {
             report_interior(object, bytes, reinterpret_cast<uintptr_t>(object) % kPageSize);
@@ -41,16 +40,15 @@ bool debug_mark_freed(const void *object) {
         report_double_free(object, bytes);
         return false;
     }
-    const class_info &info = kClassTable.info[cls];
-    slab_position at = slab_find(info, object);
+    slab_position at = slab_find(c->info, object);
     if (!at.exact) {
-        report_interior(object, info.size, at.object * info.size);
+        report_interior(*c, object, at.object * c->info.size);
         return false;
     }
     uint64_t bit = uint64_t{1} << (at.object % 64);
     if ((at.slab->live_map()[at.object / 64].fetch_and(~bit) & bit) != 0)
         return true;
-    report_double_free(object, info.size);
+    report_double_free(*c, object);
     return false;
 }
 

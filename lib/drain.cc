@@ -24,7 +24,7 @@ struct taken {
     uint64_t word;
     uint32_t stacks[2]; // full, empty
 };
-taken taken_from[kLastClass + 1]; // under the lock
+taken taken_from[kLastUserClass + 1]; // under the lock
 
 uint64_t &word_at(char *slot, unsigned cls) {
     return *reinterpret_cast<uint64_t *>(slot + kWordsAt + cls * 8);
@@ -45,7 +45,7 @@ std::atomic_ref<uint32_t> spare_at(char *slot, unsigned cls) {
 // all the same.
 bool mark_slot(char *slot) {
     bool any = false;
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         taken &t = taken_from[cls];
         t = {};
         if (word_at(slot, cls) != 0) {
@@ -65,7 +65,7 @@ bool mark_slot(char *slot) {
 
 // Step 2, when no old section can commit any more.
 void collect_slot(char *slot) {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         kmem_cache &c = g_caches[cls];
         taken &t = taken_from[cls];
         std::atomic_ref<uint64_t> word(word_at(slot, cls));
@@ -101,7 +101,7 @@ void collect_slot(char *slot) {
 // Instead of step 2, where the fence failed: everything back where it was. A section begun before
 // the mark may still commit, and then does what it would have done without the drain.
 void unmark_slot(char *slot) {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         taken &t = taken_from[cls];
         uint64_t word = uint64_t{kDrain} << 32;
         uint32_t spare = kDrain;
@@ -186,7 +186,7 @@ bool still_inside(const kmem_cache &c, const void *object) {
 
 // What no CPU keeps for itself.
 void drain_shared() {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         for (uint32_t id = g_caches[cls].barn.take_all(); id != 0;) {
             uint32_t below = sheaf_links()[id] & kSheafIdMask;
             cache_flush_sheaf(g_caches[cls], sheaf_full_top(id));
@@ -279,18 +279,18 @@ uint64_t caches_audit() {
     if (!all.usable())
         return 0;
     uint64_t found = 0;
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         const kmem_cache &c = g_caches[cls];
         for_each_cached_of(c, [&](void *object) {
             if (object == nullptr)
                 return;
             bool suspect = all.seen(object);
             if (still_inside(c, object)) {
-                report_interior(object, c.info.size,
+                report_interior(c, object,
                                 c.info.is_run ? 0 : slab_find(c.info, object).object * c.info.size);
                 found++;
             } else if ((suspect || free_in_slab(c, object)) && still_free_twice(c, object)) {
-                report_double_free(object, c.info.size);
+                report_double_free(c, object);
                 found++;
             }
         });

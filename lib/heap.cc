@@ -9,6 +9,7 @@
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
+#include "lib/rcu.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 
@@ -189,16 +190,47 @@ void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
     return finish(p, size, gfp, zeroed);
 }
 
+// A run of a class that is aligned: a cached one where it happens to be.
+static void *aligned_run(unsigned cls, size_t align, gfp_t gfp, bool *zeroed) {
+    void *cached = percpu::pop(cls);
+    if (cached != nullptr && reinterpret_cast<uintptr_t>(cached) % align == 0)
+        return cached;
+    void *p = run_alloc(kClassTable.info[cls].pages, order_of(align >> kPageShift), gfp, zeroed);
+    if (cached != nullptr)
+        cache_free(cls, cached, gfp);
+    return p;
+}
+
+void *heap_alloc_natural(size_t size, gfp_t gfp) {
+    if (!heap_init())
+        return nullptr;
+    slow_path scope;
+    gfp = scope.limit(gfp);
+    size_t align = max_of(size & -size, kPageSize);
+    bool zeroed = false;
+    void *p = nullptr;
+    if (size > kMaxClass)
+        p = run_alloc(pages_for(run_size(size)), order_of(align >> kPageShift), gfp, &zeroed);
+    else if (size > kMaxSmall && align > kPageSize)
+        p = aligned_run(class_for_size(size), align, gfp, &zeroed);
+    else
+        p = alloc_class(kmalloc_class(size), gfp, &zeroed);
+    return finish(p, heap_good_natural_size(size), gfp, zeroed);
+}
+
 void heap_free(void *p, gfp_t gfp) {
     if (p == nullptr)
         return;
     slow_path scope;
     gfp = scope.limit(gfp);
     uint8_t cls = class_of_pointer(p);
-    if (kDebug && cls != kClassNone && cls != kClassRunTail && !debug_mark_freed(p))
+    if (kDebug && cls != kClassNone && cls != kClassRunTail && cls != kClassShared &&
+        !debug_mark_freed(p))
         return; // reported
-    if (cls != kClassNone && cls <= kLastClass) {
+    if (cls != kClassNone && cls <= kLastUserClass) {
         cache_free(cls, p, gfp);
+    } else if (cls == kClassShared) {
+        shared_free(p, gfp, __builtin_return_address(0));
     } else if (cls == kClassBigRun) {
         run_free_big(p, gfp);
     } else if (cls == kClassRunTail) {
@@ -212,6 +244,8 @@ size_t heap_usable_size(const void *p) {
     uint8_t cls = class_of_pointer(p);
     if (cls != kClassNone && cls <= kLastClass)
         return kClassTable.info[cls].size;
+    if (const kmem_cache *c = cache_of_pointer(p))
+        return c->traits->object_size;
     if (cls == kClassBigRun)
         return size_t{run_pages(p)} << kPageShift;
     return p != nullptr && cls == kClassNone && heap_ready() ? vmalloc_size(p) : 0;
@@ -223,13 +257,18 @@ size_t heap_good_size(size_t size) {
     return align_up(size <= kVmallocFrom ? run_size(size) : size, kPageSize);
 }
 
+size_t heap_good_natural_size(size_t size) {
+    return size <= kMaxClass ? class_size(kmalloc_class(size))
+                             : align_up(run_size(size), kPageSize);
+}
+
 bool heap_owns(const void *p) { return heap_usable_size(p) != 0; }
 
 // A block that grows is not wanted again in its old size: a run goes back to the zone at once,
 // where its memory serves other sizes, and past the caches.
 static void free_outgrown(void *p, gfp_t gfp) {
     uint8_t cls = class_of_pointer(p);
-    if (cls <= kSmallClasses || cls > kLastClass) {
+    if (cls <= kSmallClasses || cls > kLastClass) { // not a run of a class
         heap_free(p, gfp);
         return;
     }
@@ -247,7 +286,7 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
             report_foreign(p);
         return nullptr;
     }
-    if (class_of_pointer(p) > kSmallClasses && reinterpret_cast<uintptr_t>(p) % kPageSize != 0) {
+    if (cache_of_pointer(p) == nullptr && reinterpret_cast<uintptr_t>(p) % kPageSize != 0) {
         slow_path scope; // in a run's first page: what is copied would begin and end too late
         report_interior(p, old, reinterpret_cast<uintptr_t>(p) % kPageSize);
         return nullptr;
@@ -294,18 +333,17 @@ heap_stats heap_get_stats() {
     slow_path scope; // a handler must not wait for the locks taken here
     if (!heap_ready() || scope.nested())
         return s;
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
-        const kmem_cache &c = g_caches[cls];
+    for_each_cache([&](const kmem_cache &c) {
         if (c.served == 0)
-            continue;
-        uint64_t cached = cache_cached(c);
+            return;
+        uint64_t cached = c.cls == kClassShared ? 0 : cache_cached(c);
         uint64_t live = c.in_use > cached ? c.in_use - cached : 0;
         s.live_objects += live;
         s.live_bytes += live * c.info.size;
         s.cached_objects += cached;
         s.cached_bytes += cached * c.info.size;
         s.served += c.served;
-    }
+    });
     run_stats runs = runs_stats();
     vmalloc_stats vm = vmalloc_get_stats();
     zone_stats zone = zone_normal().stats();
@@ -334,6 +372,7 @@ void heap_before_fork() {
     zone_normal().lock().lock_for_fork();
     meta_lock().lock_for_fork();
     sheaf_lock().lock_for_fork();
+    rcu_lock().lock_for_fork();
 }
 
 void heap_after_fork(bool child) {
@@ -342,10 +381,11 @@ void heap_after_fork(bool child) {
         if (child) {
             zone_normal().after_fork_in_child();
             thread_slots_after_fork_in_child();
+            rcu_after_fork_in_child();
         }
-        mutex *const single[] = {&sheaf_lock(),   &meta_lock(),        &zone_normal().lock(),
-                                 &vmalloc_lock(), &thread_slot_lock(), &drain_lock(),
-                                 &init_lock};
+        mutex *const single[] = {&rcu_lock(),           &sheaf_lock(),   &meta_lock(),
+                                 &zone_normal().lock(), &vmalloc_lock(), &thread_slot_lock(),
+                                 &drain_lock(),         &init_lock};
         for (mutex *m : single) {
             if (child)
                 m->reset_in_child();

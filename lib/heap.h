@@ -21,6 +21,11 @@ bool heap_ready();
 void *heap_alloc(size_t size, gfp_t gfp);
 // At a multiple of `align`, a power of two.
 void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp);
+// kmalloc's: at a multiple of the largest power of two that divides `size`, of 8 at least, and all
+// of heap_good_natural_size(size) zeroed with __GFP_ZERO; at most `kNaturalMax` bytes, and from the
+// zone, never vmalloc.
+void *heap_alloc_natural(size_t size, gfp_t gfp);
+inline constexpr size_t kNaturalMax = size_t{4} << 20;
 // Frees what any of these returned; NULL is ignored, anything else is reported. Never fails for
 // want of memory and keeps errno.
 void heap_free(void *p, gfp_t gfp);
@@ -31,6 +36,8 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp);
 size_t heap_usable_size(const void *p);
 // The usable size heap_alloc(size) would have.
 size_t heap_good_size(size_t size);
+// The same of heap_alloc_natural(size), size > 0.
+size_t heap_good_natural_size(size_t size);
 bool heap_owns(const void *p);
 
 // Gives everything free back to the kernel. True when that was anything.

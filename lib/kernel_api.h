@@ -28,4 +28,9 @@ bool kernel_api_init();
 // there. False: the heap is not there, nothing can be served.
 bool kernel_api_enter(gfp_t gfp);
 
+// False: __GFP_THISNODE asks for a node that is not there. Memory is that of one node so far.
+inline bool node_allowed(gfp_t gfp, int node) {
+    return (gfp & __GFP_THISNODE) == 0 || node == 0 || node == -1;
+}
+
 } // namespace pagoda

@@ -1,12 +1,15 @@
 #include "lib/kmem_cache.h"
 
-#include "hugepage/zone.h"
+#include "lib/debug_layout.h"
+#include "lib/group.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
+#include "lib/slab_cache.h"
 
 namespace pagoda {
 
-kmem_cache g_caches[kLastClass + 1];
+kmem_cache g_caches[kLastUserClass + 1];
+std::atomic<uint32_t> g_cache_end{kLastClass + 1};
 
 namespace {
 
@@ -32,183 +35,6 @@ bool is_empty(const kmem_cache &c, uint32_t top) {
 }
 bool is_full(uint32_t top) { return (top & (kSheafSize - 1)) == 0; } // 0 too: nothing fits there
 
-// Objects to and from the slabs.
-
-// Frees that found the lock taken: their bits move to the slabs' own maps.
-void merge_late(kmem_cache &c) {
-    if (PAGODA_LIKELY(c.late.load(std::memory_order_relaxed) == nullptr))
-        return;
-    slab *s = c.late.exchange(nullptr, std::memory_order_acquire);
-    while (s != nullptr) {
-        slab *next = s->late_next;
-        s->has_late.store(0, std::memory_order_seq_cst); // later ones queue the slab again
-        bool was_empty = s->in_use == 0;
-        for (uint32_t w = 0; w < s->words; w++) {
-            uint64_t bits = s->late_map()[w].exchange(0, std::memory_order_acquire);
-            uint64_t twice = bits & s->free_map()[w];
-            if (twice != 0)
-                report_double_free(c.info, s,
-                                   w * 64 + static_cast<uint32_t>(__builtin_ctzll(twice)));
-            bits &= ~twice;
-            s->free_map()[w] |= bits;
-            uint32_t n = static_cast<uint32_t>(__builtin_popcountll(bits));
-            s->in_use = static_cast<uint16_t>(s->in_use - n);
-            c.in_use -= n;
-        }
-        c.empty_slabs += !was_empty && s->in_use == 0;
-        c.partial.update(s);
-        s = next;
-    }
-}
-
-// Empty slabs beyond a few go back: 1/8 of the cache's slabs are kept, at least one.
-slab *detach_surplus(kmem_cache &c, uint64_t keep) {
-    slab *surplus = nullptr;
-    while (c.empty_slabs > keep) {
-        slab *s = c.partial.empty();
-        if (s == nullptr || s->has_late.load() != 0 || s->late_pins.load() != 0)
-            break;
-        c.partial.remove(s);
-        c.empty_slabs--;
-        c.slabs--;
-        s->next = surplus;
-        surplus = s;
-    }
-    return surplus;
-}
-
-uint64_t destroy_all(slab *s, const class_info &info) {
-    uint64_t n = 0;
-    for (; s != nullptr; n++) {
-        slab *next = s->next;
-        slab_destroy(s, info);
-        s = next;
-    }
-    return n;
-}
-
-// Up to `want` objects into out[], lowest addresses first within a slab. Zero when memory is short.
-uint32_t take_from_slabs(kmem_cache &c, void **out, uint32_t want, gfp_t gfp) {
-    bool may_block = gfpflags_allow_blocking(gfp);
-    if (may_block)
-        c.lock.lock();
-    else if (!c.lock.try_lock())
-        return 0;
-    merge_late(c);
-    uint32_t got = 0;
-    for (;;) {
-        while (got < want) {
-            slab *s = c.partial.fullest();
-            if (s == nullptr)
-                break;
-            c.empty_slabs -= s->in_use == 0;
-            got += slab_take(s, c.info, out + got, want - got);
-            c.partial.update(s);
-        }
-        if (got > 0)
-            break;
-        // A blocking caller makes a new slab without the lock: that may take system calls. It is
-        // populated at once where it is small beside the class.
-        bool populate = may_block && c.slabs >= 16;
-        if (may_block)
-            c.lock.unlock();
-        slab *s = slab_create(c.cls, c.info, gfp, populate);
-        if (may_block)
-            c.lock.lock();
-        if (s == nullptr && c.partial.fullest() == nullptr)
-            break;
-        if (s == nullptr)
-            continue; // somebody gave objects back meanwhile
-        c.slabs++;
-        c.empty_slabs++;
-        c.partial.add(s);
-    }
-    c.in_use += got;
-    c.served += got;
-    c.lock.unlock();
-    return got;
-}
-
-// The bits of one bitmap word, collected while consecutive objects fall into it.
-struct pending_bits {
-    slab *s = nullptr;
-    uint32_t word = 0;
-    uint64_t bits = 0;
-};
-
-void apply(kmem_cache &c, const pending_bits &p) {
-    if (p.s == nullptr)
-        return;
-    uint64_t &map = p.s->free_map()[p.word];
-    uint64_t twice = map & p.bits;
-    for (uint64_t t = twice; t != 0; t &= t - 1)
-        report_double_free(c.info, p.s, p.word * 64 + static_cast<uint32_t>(__builtin_ctzll(t)));
-    uint64_t bits = p.bits & ~twice;
-    map |= bits;
-    uint32_t n = static_cast<uint32_t>(__builtin_popcountll(bits));
-    p.s->in_use = static_cast<uint16_t>(p.s->in_use - n);
-    c.in_use -= n;
-    if (n != 0) {
-        c.empty_slabs += p.s->in_use == 0;
-        c.partial.update(p.s);
-    }
-}
-
-// Returns objects to their slabs. The lock is held only here; slabs that became surplus are given
-// back after it.
-void give_to_slabs(kmem_cache &c, void *const *objects, uint32_t count) {
-    c.lock.lock();
-    merge_late(c);
-    pending_bits pending;
-    for (uint32_t i = 0; i < count; i++) {
-        void *object = objects[i];
-        if (class_of_pointer(object) != c.cls) { // its slab is gone: it was free before
-            report_double_free(object, c.info.size);
-            continue;
-        }
-        slab_position at = slab_find(c.info, object);
-        if (!at.exact) {
-            report_interior(object, c.info.size, at.object * c.info.size);
-            continue;
-        }
-        uint64_t bit = uint64_t{1} << (at.object % 64);
-        if (at.slab != pending.s || at.object / 64 != pending.word) {
-            apply(c, pending);
-            pending = {at.slab, at.object / 64, bit};
-        } else if ((pending.bits & bit) != 0) {
-            report_double_free(object, c.info.size);
-        } else {
-            pending.bits |= bit;
-        }
-    }
-    apply(c, pending);
-    slab *surplus = detach_surplus(c, max_of(c.slabs / 8, uint64_t{1}));
-    c.lock.unlock();
-    destroy_all(surplus, c.info);
-}
-
-// A free that may not wait and found the lock taken: one atomic bit, merged by the next holder.
-void free_late(kmem_cache &c, void *object) {
-    slab_position at = slab_find(c.info, object);
-    if (!at.exact) {
-        report_interior(object, c.info.size, at.object * c.info.size);
-        return;
-    }
-    uint64_t bit = uint64_t{1} << (at.object % 64);
-    // Once the bit is set another thread may merge it and find the slab empty.
-    at.slab->late_pins.fetch_add(1);
-    if ((at.slab->late_map()[at.object / 64].fetch_or(bit, std::memory_order_release) & bit) != 0)
-        report_double_free(object, c.info.size);
-    if (at.slab->has_late.exchange(1, std::memory_order_seq_cst) == 0) {
-        slab *head = c.late.load(std::memory_order_relaxed);
-        do
-            at.slab->late_next = head;
-        while (!c.late.compare_exchange_weak(head, at.slab, std::memory_order_release,
-                                             std::memory_order_relaxed));
-    }
-    at.slab->late_pins.fetch_sub(1);
-}
-
 void *alloc_uncached(kmem_cache &c, gfp_t gfp) {
     if (c.info.is_run)
         return run_alloc_class(c, gfp);
@@ -217,15 +43,12 @@ void *alloc_uncached(kmem_cache &c, gfp_t gfp) {
 }
 
 void free_uncached(kmem_cache &c, void *const *objects, uint32_t count, gfp_t gfp) {
-    if (c.info.is_run) {
-        for (uint32_t i = 0; i < count; i++)
-            run_free_class(c, objects[i], gfp);
-    } else if (gfpflags_allow_blocking(gfp)) {
-        give_to_slabs(c, objects, count);
-    } else {
-        for (uint32_t i = 0; i < count; i++)
-            free_late(c, objects[i]);
+    if (!c.info.is_run) {
+        give_to_slabs(c, objects, count, gfp);
+        return;
     }
+    for (uint32_t i = 0; i < count; i++)
+        run_free_class(c, objects[i], gfp);
 }
 
 // Sheaves.
@@ -349,6 +172,12 @@ void return_filled(kmem_cache &c, uint32_t top, gfp_t gfp) {
 
 } // namespace
 
+text &operator<<(text &t, const kmem_cache &c) {
+    if (c.traits != nullptr)
+        return t << c.traits->name;
+    return t << "malloc-" << uint64_t{c.info.size};
+}
+
 // The two slow paths.
 
 void *cache_alloc(unsigned cls, gfp_t gfp) {
@@ -400,7 +229,7 @@ void cache_free(unsigned cls, void *object, gfp_t gfp) {
             // stale word, so it takes three sightings.
             if (i < 2)
                 continue;
-            report_double_free(object, c.info.size);
+            report_double_free(c, object);
             return;
         }
         if (!is_full(h.main))
@@ -431,26 +260,62 @@ void cache_free(unsigned cls, void *object, gfp_t gfp) {
     free_uncached(c, &object, 1, gfp);
 }
 
+// Without sheaves.
+
+void *shared_alloc(kmem_cache &c, gfp_t gfp, const void *caller) {
+    bool accounted = (c.traits->flags & SLAB_ACCOUNT) != 0;
+    group *payer = accounted ? current_group() : nullptr;
+    if (!group_charge(payer, c.info.size))
+        return nullptr;
+    void *slot = nullptr;
+    if (take_from_slabs(c, &slot, 1, gfp) == 0) {
+        group_uncharge(payer, c.info.size);
+        return nullptr;
+    }
+    if (accounted) {
+        slab_position at = slab_find(c.info, slot);
+        at.slab->owners[at.object] = payer;
+    }
+    if ((c.traits->flags & kDebugFlags) != 0)
+        debug_note_alloc(c, static_cast<char *>(slot), caller);
+    return static_cast<char *>(slot) + c.traits->lead;
+}
+
+void shared_free(void *object, gfp_t gfp, const void *caller) {
+    kmem_cache *c = cache_of_pointer(object);
+    if (c == nullptr) { // its slab went a moment ago
+        report_double_free(object);
+        return;
+    }
+    char *slot = static_cast<char *>(object) - c->traits->lead;
+    slab_position at = slab_find(c->info, slot);
+    if (!at.exact) {
+        report_interior(
+            *c, object,
+            static_cast<size_t>(slot - static_cast<char *>(page_address(at.slab->first))) %
+                c->info.size);
+        return;
+    }
+    if (slab_is_free(at)) { // its marks are a free object's already
+        report_double_free(*c, object);
+        return;
+    }
+    if ((c->traits->flags & kDebugFlags) != 0)
+        debug_note_free(*c, slot, caller);
+    if (at.slab->owners != nullptr)
+        group_uncharge(at.slab->owners[at.object], c->info.size);
+    void *const slots[] = {slot};
+    give_to_slabs(*c, slots, 1, gfp);
+}
+
 // Set-up, fork.
 
 void caches_init() {
     for (unsigned cls = 1; cls <= kLastClass; cls++) {
-        g_caches[cls].cls = static_cast<uint8_t>(cls);
-        g_caches[cls].info = kClassTable.info[cls];
-    }
-}
-
-uint64_t caches_release_empty() {
-    uint64_t n = 0;
-    for (unsigned cls = 1; cls <= kSmallClasses; cls++) {
         kmem_cache &c = g_caches[cls];
-        c.lock.lock();
-        merge_late(c);
-        slab *surplus = detach_surplus(c, 0);
-        c.lock.unlock();
-        n += destroy_all(surplus, c.info);
+        c.cls = static_cast<uint8_t>(cls);
+        c.info = kClassTable.info[cls];
     }
-    return n;
 }
 
 void cache_flush_sheaf(kmem_cache &c, uint32_t top) {
@@ -459,7 +324,7 @@ void cache_flush_sheaf(kmem_cache &c, uint32_t top) {
 }
 
 void cache_drain_this_cpu() {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         kmem_cache &c = g_caches[cls];
         halves h(percpu::word(cls));
         if (h.spare != percpu::kDrain && percpu::replace(cls, halves::word(h.main, h.spare), 0))
@@ -474,7 +339,7 @@ void cache_drain_this_cpu() {
 }
 
 void cache_drain_own_slot(char *slot) {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    for (unsigned cls = 1; cls < g_cache_end; cls++) {
         kmem_cache &c = g_caches[cls];
         uint64_t &word = slot_field<uint64_t>(slot, kWordsAt + cls * 8);
         halves h(word);
@@ -497,17 +362,25 @@ void cache_drain_own_slot(char *slot) {
 }
 
 void caches_lock_for_fork() {
-    for (unsigned cls = 1; cls <= kLastClass; cls++)
+    caches_list_lock().lock_for_fork();
+    for (unsigned cls = 1; cls < g_cache_end; cls++)
         g_caches[cls].lock.lock_for_fork();
+    for (kmem_cache *c = first_shared_cache(); c != nullptr; c = c->traits->next)
+        c->lock.lock_for_fork();
 }
 
 void caches_unlock_after_fork(bool child) {
-    for (unsigned cls = 1; cls <= kLastClass; cls++) {
+    auto unlock = [&](mutex &m) {
         if (child)
-            g_caches[cls].lock.reset_in_child();
+            m.reset_in_child();
         else
-            g_caches[cls].lock.unlock_after_fork();
-    }
+            m.unlock_after_fork();
+    };
+    for (unsigned cls = 1; cls < g_cache_end; cls++)
+        unlock(g_caches[cls].lock);
+    for (kmem_cache *c = first_shared_cache(); c != nullptr; c = c->traits->next)
+        unlock(c->lock);
+    unlock(caches_list_lock());
 }
 
 } // namespace pagoda

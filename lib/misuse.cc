@@ -9,27 +9,44 @@
 namespace pagoda {
 namespace {
 
-// "malloc-64", or what larger memory is.
-void name_memory(text &t, size_t size) {
-    if (size <= kMaxSmall)
-        t << "cache malloc-" << uint64_t{size};
+// "cache malloc-64", or what larger memory is.
+void name_memory(text &t, const kmem_cache *c, size_t size) {
+    if (c != nullptr && !c->info.is_run)
+        t << "cache " << *c;
     else
         t << "a page run of " << uint64_t{size} << " bytes";
 }
 
-} // namespace
-
-void report_double_free(const void *object, size_t size) {
+void report_double_free(const kmem_cache *c, const void *object, size_t size) {
     text_buffer<256> t;
     t << "double free of " << object << ": an object of ";
-    name_memory(t, size);
+    name_memory(t, c, size);
     misuse(t);
 }
 
-void report_double_free(const class_info &info, const slab *s, uint32_t object) {
-    const char *base = static_cast<const char *>(page_address(s->first));
-    report_double_free(base + size_t{object} * info.size, info.size);
+void report_interior(const kmem_cache *c, const void *p, size_t size, size_t offset) {
+    text_buffer<256> t;
+    const char *at = static_cast<const char *>(p);
+    uintptr_t into = reinterpret_cast<uintptr_t>(p) % kPageSize;
+    t << "invalid free of " << p << ": inside an object of ";
+    name_memory(t, c, size);
+    if (offset % kPageSize != into) // the object's start as its slab counts
+        t << " that starts at " << static_cast<const void *>(at - (into - offset % kPageSize));
+    misuse(t);
 }
+
+} // namespace
+
+void report_double_free(const kmem_cache &c, const void *object) {
+    report_double_free(&c, object, c.info.size);
+}
+
+void report_double_free(const kmem_cache &c, const slab *s, uint32_t object) {
+    const char *base = static_cast<const char *>(page_address(s->first));
+    report_double_free(c, base + size_t{object} * c.info.size);
+}
+
+void report_double_free(const void *run, size_t size) { report_double_free(nullptr, run, size); }
 
 void report_double_free(const void *p) {
     text_buffer<256> t;
@@ -37,15 +54,12 @@ void report_double_free(const void *p) {
     misuse(t);
 }
 
+void report_interior(const kmem_cache &c, const void *p, size_t offset) {
+    report_interior(&c, p, c.info.size, offset);
+}
+
 void report_interior(const void *p, size_t size, size_t offset) {
-    text_buffer<256> t;
-    const char *at = static_cast<const char *>(p);
-    uintptr_t into = reinterpret_cast<uintptr_t>(p) % kPageSize;
-    t << "invalid free of " << p << ": inside an object of ";
-    name_memory(t, size);
-    if (offset % kPageSize != into) // the object's start as its slab counts
-        t << " that starts at " << static_cast<const void *>(at - (into - offset % kPageSize));
-    misuse(t);
+    report_interior(nullptr, p, size, offset);
 }
 
 void report_foreign(const void *p) {

@@ -1,16 +1,19 @@
 // The texts of misuse reports, in one place. Each goes through misuse(): a line, then abort or not.
 #pragma once
 
-#include "lib/slab.h"
+#include "lib/kmem_cache.h"
 
 namespace pagoda {
 
 // An object that is free already.
-void report_double_free(const void *object, size_t size);
-void report_double_free(const class_info &info, const slab *s, uint32_t object);
-// A page run or a vmalloc area that is free already.
+void report_double_free(const kmem_cache &c, const void *object);
+void report_double_free(const kmem_cache &c, const slab *s, uint32_t object);
+// A page run of `size` bytes.
+void report_double_free(const void *run, size_t size);
+// A page run or a vmalloc area.
 void report_double_free(const void *p);
-// A pointer `offset` bytes behind the start of an object of `size` bytes.
+// A pointer `offset` bytes behind the start of an object, or of a run of `size` bytes.
+void report_interior(const kmem_cache &c, const void *p, size_t offset);
 void report_interior(const void *p, size_t size, size_t offset);
 // A pointer into no memory of Pagoda's, by the `foreign` option.
 void report_foreign(const void *p);

@@ -1,6 +1,7 @@
 #include "lib/page_run.h"
 
 #include "hugepage/zone.h"
+#include "lib/group.h"
 #include "lib/misuse.h"
 
 namespace pagoda {
@@ -50,6 +51,12 @@ void count(kmem_cache &c, int64_t runs) {
         std::atomic_ref<uint64_t>(c.served).fetch_add(1, std::memory_order_relaxed);
 }
 
+void count_big(uint32_t pages) {
+    big_runs.fetch_add(1, std::memory_order_relaxed);
+    big_pages.fetch_add(pages, std::memory_order_relaxed);
+    big_served.fetch_add(1, std::memory_order_relaxed);
+}
+
 // The run class with exactly this many pages; 0: none.
 unsigned class_of_pages(uint32_t pages) {
     size_t size = size_t{pages} << kPageShift;
@@ -79,13 +86,19 @@ void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed) {
         take(pages, align_order, static_cast<uint8_t>(cls != 0 ? cls : kClassBigRun), gfp, zeroed);
     if (first == kNoPage)
         return nullptr;
-    if (cls != 0) {
+    if (cls != 0)
         count(g_caches[cls], 1);
-    } else {
-        big_runs.fetch_add(1, std::memory_order_relaxed);
-        big_pages.fetch_add(pages, std::memory_order_relaxed);
-        big_served.fetch_add(1, std::memory_order_relaxed);
-    }
+    else
+        count_big(pages);
+    return page_address(first);
+}
+
+void *run_alloc_owned(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed, group *owner) {
+    uint32_t first = take(pages, align_order, kClassBigRun, gfp, zeroed);
+    if (first == kNoPage)
+        return nullptr;
+    page_at(first).owner = owner;
+    count_big(pages);
     return page_address(first);
 }
 
@@ -104,13 +117,15 @@ void run_free_big(void *p, gfp_t gfp) {
     }
     big_runs.fetch_sub(1, std::memory_order_relaxed);
     big_pages.fetch_sub(pages, std::memory_order_relaxed);
+    group_uncharge(static_cast<group *>(page_at(first).owner), uint64_t{pages} << kPageShift);
     give_back(first, pages, gfp);
 }
 
 bool run_shrink(void *p, uint32_t pages, gfp_t gfp) {
     uint32_t first = static_cast<uint32_t>(page_index(p));
     uint32_t have = page_at(first).npages;
-    if (g_pagemap.page_class[first] != kClassBigRun || pages >= have || pages == 0)
+    if (g_pagemap.page_class[first] != kClassBigRun || pages >= have || pages == 0 ||
+        page_at(first).owner != nullptr)
         return false;
     page_at(first).npages = pages;
     big_pages.fetch_sub(have - pages, std::memory_order_relaxed);
@@ -137,14 +152,14 @@ void *run_alloc_class(kmem_cache &c, gfp_t gfp) {
 
 void run_free_class(kmem_cache &c, void *run, gfp_t gfp) {
     if (reinterpret_cast<uintptr_t>(run) % kPageSize != 0) {
-        report_interior(run, c.info.size, 0);
+        report_interior(c, run, 0);
         return;
     }
     uint32_t first = static_cast<uint32_t>(page_index(run));
     uint8_t was = c.cls;
     if (!std::atomic_ref<uint8_t>(g_pagemap.page_class[first])
              .compare_exchange_strong(was, kClassRunTail)) {
-        report_double_free(run, c.info.size);
+        report_double_free(c, run);
         return;
     }
     count(c, -1);

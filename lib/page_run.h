@@ -11,6 +11,10 @@ namespace pagoda {
 // reads as zero. Runs of exactly a class's pages are freed into that class's cache.
 void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed);
 
+// The same, never a class's; `owner` is charged for it and gets that back when it is freed.
+struct group;
+void *run_alloc_owned(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed, group *owner);
+
 // Frees a run whose page_class is kClassBigRun.
 void run_free_big(void *p, gfp_t gfp);
 

@@ -19,7 +19,7 @@ namespace pagoda {
 
 const size_table kSizeTable = make_size_table();
 percpu_state g_percpu;
-constinit thread_local thread_state t_thread = {0, kNoCpu, 0, 0, 0};
+constinit thread_local thread_state t_thread = {0, kNoCpu, 0, 0, 0, nullptr};
 
 namespace percpu {
 namespace {
@@ -125,6 +125,28 @@ bool push(unsigned cls, void *object) {
     *sheaf_slot(top + 8) = object;
     top += 8;
     return true;
+}
+
+size_t pop_many(unsigned cls, void **out, size_t count) {
+#if defined(__x86_64__)
+    if (use_rseq)
+        return rseq_pop_many(cls, out, count);
+#endif
+    size_t n = 0;
+    while (n < count && (out[n] = pop(cls)) != nullptr)
+        n++;
+    return n;
+}
+
+size_t push_many(unsigned cls, void *const *objects, size_t count) {
+#if defined(__x86_64__)
+    if (use_rseq)
+        return rseq_push_many(cls, objects, count);
+#endif
+    size_t n = 0;
+    while (n < count && push(cls, objects[n]))
+        n++;
+    return n;
 }
 
 uint64_t word(unsigned cls) {

@@ -41,13 +41,14 @@ struct alignas(64) percpu_state {
 };
 extern PAGODA_INTERNAL percpu_state g_percpu;
 
-// This thread. 40 bytes of initial-exec TLS.
+// This thread. At most 64 bytes of initial-exec TLS.
 struct thread_state {
     uint64_t no_rseq_cs; // stands in for struct rseq where there is none
     int32_t no_id;       // kNoCpu
     uint8_t depth;       // > 0: inside a slow path; a nested entry is a signal handler
     uint8_t slot_state;  // see thread_slot.cc
     uint64_t slot;       // address of this thread's slot, 0 = none
+    struct group *group; // that accounted allocations are charged to
 };
 extern PAGODA_INTERNAL constinit thread_local thread_state t_thread
     __attribute__((tls_model("initial-exec")));
@@ -74,6 +75,9 @@ char *current_slot();
 void *pop(unsigned cls);
 // False: the main sheaf is full, or restarted.
 bool push(unsigned cls, void *object);
+// Several at once, as far as the main sheaf goes: 1..count > 0 of them, or 0 (as NULL and false).
+size_t pop_many(unsigned cls, void **out, size_t count);
+size_t push_many(unsigned cls, void *const *objects, size_t count);
 // This CPU's word; only replace() knows whether it still is.
 uint64_t word(unsigned cls);
 bool replace(unsigned cls, uint64_t expected, uint64_t desired);

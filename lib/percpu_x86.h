@@ -45,10 +45,10 @@ namespace pagoda {
 static_assert(kSlotShift == 13, "the shift in PAGODA_RSEQ_BEGIN");
 static_assert(kSheafSize == 1024, "the mask in rseq_push");
 
-// NULL: take the slow path. Prefetches the object that the next call will return.
+// NULL: take the slow path. Prefetches the object that the next call will return. The class is kept
+// out of rax, where the object goes, and out of rsi where that has kmalloc's flags.
 [[gnu::always_inline]] static inline void *rseq_pop(size_t cls) {
-    register void *object asm("rax");      // where malloc returns it
-    register size_t word asm("rsi") = cls; // anywhere else
+    register void *object asm("rax"); // where malloc returns it
     uint64_t t;
     uint64_t slot;
     uint64_t sheaves;
@@ -62,7 +62,7 @@ static_assert(kSheafSize == 1024, "the mask in rseq_push");
                                                          "2: mov %c[at](%[sheaves],%[t]), %[t]\n"
                                                          "prefetchw (%[t])\n"
         : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves)
-        : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [cls] "r"(word)
+        : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [cls] "Sd"(cls)
         : "memory", "cc"
         : slow);
     if (object == nullptr)
@@ -95,6 +95,73 @@ slow:
     return true;
 slow:
     return false;
+}
+
+// Up to `want` (> 0) objects, the newest first, into out[]. Returns how many; 0: empty or
+// restarted.
+static inline uint64_t rseq_pop_many(size_t cls, void **out, uint64_t want) {
+    uint64_t object;
+    uint64_t t;
+    uint64_t slot;
+    uint64_t sheaves;
+    uint64_t n;
+    asm volatile goto(
+        PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER_SHEAVES
+        "mov (%[slot],%[cls],8), %k[t]\n"
+        "xor %k[n], %k[n]\n"
+        "5: mov %c[at](%[sheaves],%[t]), %[object]\n"
+        "test %[object], %[object]\n"
+        "jz 6f\n"
+        "mov %[object], (%[out],%[n],8)\n"
+        "sub $8, %k[t]\n"
+        "inc %[n]\n"
+        "cmp %[want], %[n]\n"
+        "jb 5b\n"
+        "6: test %[n], %[n]\n"
+        "jz %l[slow]\n"
+        "mov %k[t], (%[slot],%[cls],8)\n"
+        "2:\n"
+        : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot), [sheaves] "=&r"(sheaves),
+          [n] "=&r"(n)
+        : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [cls] "r"(cls), [out] "r"(out), [want] "r"(want)
+        : "memory", "cc"
+        : slow);
+    return n;
+slow:
+    return 0;
+}
+
+// Takes back up to `count` (> 0) objects; returns how many fitted, 0 also when restarted.
+static inline uint64_t rseq_push_many(size_t cls, void *const *objects, uint64_t count) {
+    uint64_t object;
+    uint64_t t;
+    uint64_t slot;
+    uint64_t sheaves;
+    uint64_t n;
+    asm volatile goto(PAGODA_RSEQ_DESCRIPTOR PAGODA_RSEQ_ENTER_SHEAVES
+                      "mov (%[slot],%[cls],8), %k[t]\n"
+                      "xor %k[n], %k[n]\n"
+                      "5: test $1023, %k[t]\n"
+                      "jz 6f\n"
+                      "mov (%[objects],%[n],8), %[object]\n"
+                      "mov %[object], 8+%c[at](%[sheaves],%[t])\n"
+                      "add $8, %k[t]\n"
+                      "inc %[n]\n"
+                      "cmp %[count], %[n]\n"
+                      "jb 5b\n"
+                      "6: test %[n], %[n]\n"
+                      "jz %l[slow]\n"
+                      "mov %k[t], (%[slot],%[cls],8)\n"
+                      "2:\n"
+                      : [object] "=&r"(object), [t] "=&r"(t), [slot] "=&r"(slot),
+                        [sheaves] "=&r"(sheaves), [n] "=&r"(n)
+                      : PAGODA_RSEQ_INPUTS, [at] "i"(kSheavesAt), [cls] "r"(cls),
+                        [objects] "r"(objects), [count] "r"(count)
+                      : "memory", "cc"
+                      : slow);
+    return n;
+slow:
+    return 0;
 }
 
 // Compare-and-store of a 64-bit word at `offset` in this CPU's slot.

@@ -13,19 +13,19 @@ namespace pagoda {
 
 struct class_info {
     uint32_t size;       // of an object, bytes
-    uint32_t reciprocal; // ceil(2^32 / size): offset -> object number without a division
+    uint32_t reciprocal; // ceil(2^32 / size): offset -> object number without a division; 0: one
     uint16_t pages;      // of a slab, or of the run
     uint16_t objects;    // per slab; a run is one
     uint16_t capacity;   // objects in a sheaf
     uint8_t order; // slabs of a power of two pages are aligned: head = index & ~((1 << order) - 1)
-    bool aligned;  // they are; other slabs' pages point to the record one by one
+    uint8_t start_order; // of a slab's first page: to align its objects where they need more
+    bool aligned;        // they are; other slabs' pages point to the record one by one
     bool is_run;
 };
 
 inline constexpr unsigned kFirstMallocClass = 2;
 inline constexpr unsigned kSmallClasses = 73; // the last slab class
 inline constexpr unsigned kLastClass = 97;    // the last run class
-inline constexpr unsigned kClassCount = 256;  // page_class values, for tables
 inline constexpr size_t kMaxSmall = 32768;
 inline constexpr size_t kMaxClass = 262144;
 
@@ -59,36 +59,44 @@ constexpr uint16_t class_capacity(size_t size) {
                             : 1;
 }
 
-constexpr class_info make_class(unsigned cls) {
+// Objects of `size` bytes, a multiple of `align` (a power of two), in slabs of the page count
+// of 32..64 KiB that wastes least; one object where that is too few for it.
+constexpr class_info make_slab(size_t size, size_t align) {
     class_info c = {};
-    size_t size = class_size(cls);
     c.size = static_cast<uint32_t>(size);
-    c.reciprocal = static_cast<uint32_t>(((uint64_t{1} << 32) + size - 1) / size);
     c.capacity = class_capacity(size);
-    c.is_run = cls > kSmallClasses;
-    if (c.is_run) {
-        c.pages = static_cast<uint16_t>(size / kPageSize);
-        c.objects = 1;
+    size_t best = 8;
+    if (size > kMaxSmall) {
+        best = (size + kPageSize - 1) / kPageSize; // reciprocal 0: every offset is object 0's
     } else {
-        // 32 KiB slabs for small objects; above, the page count of 32..64 KiB that wastes least.
-        size_t best = 8;
-        if (size > 128) {
-            size_t best_waste = best * kPageSize % size;
-            for (size_t pages = 9; pages <= 16; pages++) {
-                size_t waste = pages * kPageSize % size;
-                if (waste * best < best_waste * pages) {
-                    best = pages;
-                    best_waste = waste;
-                }
+        c.reciprocal = static_cast<uint32_t>(((uint64_t{1} << 32) + size - 1) / size);
+        size_t best_waste = best * kPageSize % size;
+        for (size_t pages = 9; size > 128 && pages <= 16; pages++) {
+            size_t waste = pages * kPageSize % size;
+            if (waste * best < best_waste * pages) {
+                best = pages;
+                best_waste = waste;
             }
         }
-        c.pages = static_cast<uint16_t>(best);
-        c.objects = static_cast<uint16_t>(best * kPageSize / size);
     }
-    c.aligned = is_power_of_two(c.pages);
+    c.pages = static_cast<uint16_t>(best);
+    c.objects = static_cast<uint16_t>(size > kMaxSmall ? 1 : best * kPageSize / size);
+    c.aligned = is_power_of_two(c.pages) && c.pages <= kPageblockPages;
     c.order = static_cast<uint8_t>(c.aligned ? order_of(c.pages) : 0);
+    unsigned align_order = align > kPageSize ? log2_floor(align) - kPageShift : 0;
+    c.start_order = static_cast<uint8_t>(max_of<unsigned>(c.order, align_order));
     return c;
 }
+
+constexpr class_info make_class(unsigned cls) {
+    size_t size = class_size(cls);
+    class_info c = make_slab(size, size & -size); // natural alignment, which kmalloc promises
+    c.is_run = cls > kSmallClasses;
+    return c;
+}
+
+// kmalloc's class: as malloc's, and 8 bytes at least instead of 16.
+constexpr unsigned kmalloc_class(size_t size) { return size <= 8 ? 1 : class_for_size(size); }
 
 struct class_table {
     class_info info[kLastClass + 1];

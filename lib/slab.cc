@@ -24,7 +24,7 @@ slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate
     if (s == nullptr)
         return nullptr;
     page_state state = {};
-    uint32_t first = zone_for(gfp).alloc(info.pages, info.order, gfp, &state);
+    uint32_t first = zone_for(gfp).alloc(info.pages, info.start_order, gfp, &state);
     if (first == kNoPage) {
         meta_free(s, record_size(info));
         return nullptr;

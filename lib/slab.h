@@ -4,6 +4,7 @@
 
 #include "hugepage/base.h"
 #include "hugepage/page.h"
+#include "lib/rcu_item.h"
 #include "lib/size_class.h"
 
 #include <pagoda/gfp.h>
@@ -14,9 +15,14 @@ namespace pagoda {
 
 inline constexpr unsigned kOccupancies = 8; // partial lists, by eighths in use
 
+struct kmem_cache;
+
 // A slab's record. The bitmaps follow it: free objects, frees that could not lock, and in debug
 // builds the objects the program holds.
 struct slab {
+    rcu_item deferred; // waits for a grace period with its pages
+    kmem_cache *cache;
+    struct group **owners; // who is charged for each object; NULL: nobody ever is
     slab *next;
     slab *prev;
     slab *late_next; // on the cache's list of slabs with late frees
@@ -53,6 +59,13 @@ inline slab_position slab_find(const class_info &info, const void *p) {
                                             reinterpret_cast<uintptr_t>(page_address(s->first)));
     uint32_t object = static_cast<uint32_t>(uint64_t{offset} * info.reciprocal >> 32);
     return {s, object, object * info.size == offset && object < info.objects};
+}
+
+// Whether the object is free in its slab or about to be. A hint where others free it meanwhile.
+inline bool slab_is_free(const slab_position &at) {
+    uint64_t bits = __atomic_load_n(&at.slab->free_map()[at.object / 64], __ATOMIC_RELAXED) |
+                    at.slab->late_map()[at.object / 64].load(std::memory_order_relaxed);
+    return (bits >> (at.object % 64) & 1) != 0;
 }
 
 // A new slab with every object free, linked nowhere; NULL when pages or metadata are short.

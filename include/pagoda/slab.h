@@ -399,33 +399,45 @@ int pagoda_rcu_read_lock(void);
 void pagoda_rcu_read_unlock(int section);
 /* Waits until every section that was open has ended. Not inside one. Blocks. */
 void pagoda_synchronize_rcu(void);
-/* Another implementation of grace periods, liburcu for one (pagoda/urcu.h): `synchronize` waits for
- * a grace period, may block. Only before the first kfree_rcu and SLAB_TYPESAFE_BY_RCU cache; false:
- * too late. */
+/* What kfree_rcu needs of an object: two words, Pagoda's from then on. (liburcu has a struct of
+ * this name, too: include pagoda/urcu.h before anything else of Pagoda's then.) */
+#ifndef PAGODA_OTHER_RCU_HEAD
+struct rcu_head {
+    void *pagoda_words[2];
+};
+#else
+struct rcu_head;
+#endif
+
+/* Another implementation of grace periods, liburcu for one (pagoda/urcu.h). `synchronize` waits for
+ * a grace period and may block; `call` calls fn(head) after one, on any thread. Only before the
+ * first kfree_rcu, synchronize and SLAB_TYPESAFE_BY_RCU slab; false: too late. */
 struct pagoda_rcu_ops {
     int (*read_lock)(void);
     void (*read_unlock)(int section);
     void (*synchronize)(void);
+    void (*call)(struct rcu_head *head, void (*fn)(struct rcu_head *head));
 };
 bool pagoda_rcu_set_ops(const struct pagoda_rcu_ops *ops);
 
-/* Frees `object` (kmalloc'd, of a cache, or vmalloc'd) after a grace period. Never waits. */
-void pagoda_kfree_rcu(const void *object);
-/* Waits until everything given to kfree_rcu is free. Blocks. */
+/* Frees `object` (kmalloc'd, of a cache, or vmalloc'd) after a grace period. `field`: its rcu_head,
+ * in its first 4095 bytes. Any context, never waits. */
+void pagoda_kfree_rcu(const void *object, void *field);
+#define kfree_rcu(object, field) pagoda_kfree_rcu(object, &(object)->field)
+#define kvfree_rcu(object, field) kfree_rcu(object, field)
+/* The same for objects without such a field. May block. */
+void pagoda_kfree_rcu_mightsleep(const void *object);
+/* Waits until everything given to kfree_rcu is free. Not inside a section. Blocks. */
 void pagoda_kvfree_rcu_barrier(void);
-static inline void kfree_rcu_mightsleep(const void *object) { pagoda_kfree_rcu(object); }
-static inline void kvfree_rcu_mightsleep(const void *object) { pagoda_kfree_rcu(object); }
+static inline void kfree_rcu_mightsleep(const void *object) { pagoda_kfree_rcu_mightsleep(object); }
+static inline void kvfree_rcu_mightsleep(const void *object) {
+    pagoda_kfree_rcu_mightsleep(object);
+}
 static inline void kvfree_rcu_barrier(void) { pagoda_kvfree_rcu_barrier(); }
 static inline void kvfree_rcu_barrier_on_cache(struct kmem_cache *cache) {
     (void)cache;
     pagoda_kvfree_rcu_barrier();
 }
-/* `field` is the object's rcu_head; it is checked to exist and is not written. */
-struct rcu_head {
-    void *pagoda_reserved[2];
-};
-#define kfree_rcu(object, field) ((void)sizeof(&(object)->field), pagoda_kfree_rcu(object))
-#define kvfree_rcu(object, field) kfree_rcu(object, field)
 
 /* Objects by type: kmalloc_obj(struct foo) is one, kmalloc_objs(struct foo, n) an array and
  * kmalloc_flex(struct foo, tail, n) one with n elements in its flexible array `tail`. */

@@ -1,0 +1,44 @@
+/* What Pagoda offers beyond the kernel's names: groups with a limit, heaps of one's own, figures,
+ * and failing allocations for tests.
+ */
+#ifndef PAGODA_PAGODA_H
+#define PAGODA_PAGODA_H
+
+#include <pagoda/gfp.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* "0.1.0" */
+const char *pagoda_version(void);
+
+/* Groups: what the kernel's memory cgroups are to __GFP_ACCOUNT. Objects that a thread allocates
+ * with __GFP_ACCOUNT, or from a SLAB_ACCOUNT cache, are charged to the group that it has entered,
+ * at the size that they take; over its limit only that group's allocations fail. Whoever frees the
+ * object, its group gets the charge back. Without a group nothing is charged. */
+
+struct pagoda_group;
+/* `limit`: bytes; SIZE_MAX: none. NULL: memory is short. Blocks. */
+struct pagoda_group *pagoda_group_create(const char *name, size_t limit);
+/* The group takes no more charges (they fail), and is gone when the last charged object is. NULL is
+ * ignored. Threads must have left it. */
+void pagoda_group_destroy(struct pagoda_group *group);
+/* The calling thread charges to `group` from now on (NULL: to none). Returns the one before. */
+struct pagoda_group *pagoda_group_enter(struct pagoda_group *group);
+size_t pagoda_group_usage(const struct pagoda_group *group); /* bytes */
+size_t pagoda_group_peak(const struct pagoda_group *group);  /* the most it ever was */
+size_t pagoda_group_limit(const struct pagoda_group *group);
+/* Charges that failed. */
+uint64_t pagoda_group_failures(const struct pagoda_group *group);
+/* A limit below the usage stops new charges until enough is freed. */
+void pagoda_group_set_limit(struct pagoda_group *group, size_t limit);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

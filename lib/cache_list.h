@@ -1,0 +1,18 @@
+// The kmem_caches that programs create: their layout, merging, and end.
+#pragma once
+
+#include "lib/kmem_cache.h"
+
+namespace pagoda {
+
+// kmem_cache_create's alignment of objects: what was asked for, 8 at least, and with
+// SLAB_HWCACHE_ALIGN a cache line, halved while two objects fit into it.
+uint32_t cache_alignment(slab_flags_t flags, uint32_t align, uint32_t size);
+
+// Contracts in pagoda/slab.h.
+kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
+                         slab_flags_t flags);
+void cache_destroy(kmem_cache *c);
+bool cache_shrink(kmem_cache &c);
+
+} // namespace pagoda

@@ -1,0 +1,37 @@
+// Groups that accounted allocations are charged to (pagoda/pagoda.h).
+#pragma once
+
+#include "lib/kmem_cache.h"
+
+#include <pagoda/pagoda.h>
+
+namespace pagoda {
+
+struct group {
+    std::atomic<uint64_t> usage;
+    std::atomic<uint64_t> peak;
+    std::atomic<uint64_t> limit;
+    std::atomic<uint64_t> failures;
+    std::atomic<uint64_t> references; // its creator's and one per charged object
+    char name[64];
+};
+
+// The calling thread's; NULL: it charges nothing.
+group *current_group();
+
+// One object of `bytes` more; false at the limit. NULL is always charged.
+bool group_charge(group *g, uint64_t bytes);
+void group_uncharge(group *g, uint64_t bytes);
+
+// kmalloc of `size` bytes that is charged to current_group(), which is not NULL.
+void *accounted_alloc(size_t size, gfp_t gfp);
+
+// The cache that serves a cache's accounted allocations: itself, or one of the same layout with
+// room for the group behind each object, made on first use. NULL: that failed.
+kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp);
+// c has no twin any more; returns the one it had.
+kmem_cache *forget_twin(kmem_cache &c);
+// Whether `object_cache` is c or its twin.
+bool is_cache_or_twin(const kmem_cache &c, const kmem_cache *object_cache);
+
+} // namespace pagoda
