@@ -24,6 +24,8 @@ constexpr slab_flags_t kKnownFlags = SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE | S
                                      SLAB_NO_USER_FLAGS | SLAB_RECLAIM_ACCOUNT | SLAB_NO_REAP;
 constexpr slab_flags_t kNeverMerged = kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_TRACE |
                                       SLAB_TYPESAFE_BY_RCU | SLAB_NOLEAKTRACE | SLAB_NO_MERGE;
+// Their objects pass through more than a sheaf.
+constexpr slab_flags_t kWithoutSheaves = kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_ACCOUNT;
 // Alike caches agree in these.
 constexpr slab_flags_t kMergeSame =
     SLAB_CACHE_DMA | SLAB_CACHE_DMA32 | SLAB_ACCOUNT | SLAB_RECLAIM_ACCOUNT | SLAB_NO_REAP;
@@ -127,12 +129,10 @@ uint32_t cache_alignment(slab_flags_t flags, uint32_t align, uint32_t size) {
     return max_of<uint32_t>(align, ARCH_SLAB_MINALIGN);
 }
 
-kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
-                         slab_flags_t flags) {
-    if (const char *why = fault(name, size, args, flags)) {
-        refuse(name, why);
-        return nullptr;
-    }
+namespace {
+
+kmem_cache *create(const char *name, uint32_t size, const kmem_cache_args &args, slab_flags_t flags,
+                   bool is_private) {
     slow_path scope;
     auto *t = scope.nested()
                   ? nullptr
@@ -158,11 +158,11 @@ kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args 
         info.capacity = static_cast<uint16_t>(args.sheaf_capacity);
 
     list_lock.lock();
-    kmem_cache *c = mergeable(*t) ? find_alike(info, *t) : nullptr;
+    kmem_cache *c = !is_private && mergeable(*t) ? find_alike(info, *t) : nullptr;
     bool merged = c != nullptr;
     if (merged)
         c->traits->references++;
-    else if ((flags & (kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_ACCOUNT)) == 0)
+    else if (!is_private && (flags & kWithoutSheaves) == 0)
         c = take_value(info, t);
     if (c == nullptr) {
         c = new (shared) kmem_cache;
@@ -182,6 +182,43 @@ kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args 
     if (shared != nullptr)
         meta_free(shared, sizeof(kmem_cache));
     return c;
+}
+
+// Nothing of it is in use any more.
+void forget(kmem_cache *c) {
+    cache_traits *t = c->traits;
+    list_lock.lock();
+    if (c->cls == kClassShared)
+        unlink_shared(c);
+    c->traits = nullptr;
+    c->info = {};
+    list_lock.unlock();
+    meta_free(t, sizeof *t);
+    if (c->cls == kClassShared)
+        meta_free(c, sizeof *c);
+}
+
+} // namespace
+
+kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
+                         slab_flags_t flags) {
+    if (const char *why = fault(name, size, args, flags)) {
+        refuse(name, why);
+        return nullptr;
+    }
+    return create(name, size, args, flags, false);
+}
+
+kmem_cache *cache_create_private(const char *name, uint32_t size, uint32_t align) {
+    kmem_cache_args args = {};
+    args.align = align;
+    return create(name, size, args, SLAB_NO_MERGE, true);
+}
+
+void cache_drop(kmem_cache *c) {
+    slow_path scope;
+    slabs_drop(*c);
+    forget(c);
 }
 
 void cache_destroy(kmem_cache *c) {
@@ -206,16 +243,7 @@ void cache_destroy(kmem_cache *c) {
             report_left(*c, c->in_use - cached);
         return;
     }
-    cache_traits *t = c->traits;
-    list_lock.lock();
-    if (c->cls == kClassShared)
-        unlink_shared(c);
-    c->traits = nullptr;
-    c->info = {};
-    list_lock.unlock();
-    meta_free(t, sizeof *t);
-    if (c->cls == kClassShared)
-        meta_free(c, sizeof *c);
+    forget(c);
 }
 
 bool cache_shrink(kmem_cache &c) {

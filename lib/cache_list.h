@@ -12,6 +12,11 @@ uint32_t cache_alignment(slab_flags_t flags, uint32_t align, uint32_t size);
 // Contracts in pagoda/slab.h.
 kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
                          slab_flags_t flags);
+// The same for a part of something larger: never shared, and without sheaves, so that all its
+// objects in use are known from its slabs. May hold objects larger than KMALLOC_MAX_SIZE.
+kmem_cache *cache_create_private(const char *name, uint32_t size, uint32_t align);
+// Ends a private cache with whatever is left in it.
+void cache_drop(kmem_cache *c);
 void cache_destroy(kmem_cache *c);
 bool cache_shrink(kmem_cache &c);
 

@@ -38,6 +38,7 @@ struct kmem_cache {
     class_info info = {};
     cache_traits *traits = nullptr;
     slab_lists partial;
+    slab *all = nullptr;               // with traits: every slab
     uint64_t slabs = 0;                // slabs, or runs that exist
     uint64_t empty_slabs = 0;          // among them with no object in use
     uint64_t in_use = 0;               // objects out of the slabs: the program's and the sheaves'

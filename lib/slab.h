@@ -21,6 +21,8 @@ struct kmem_cache;
 // builds the objects the program holds.
 struct slab {
     rcu_item deferred; // waits for a grace period with its pages
+    slab *all_next;    // in a cache with traits: on its list of all slabs
+    slab *all_prev;
     kmem_cache *cache;
     struct group **owners; // who is charged for each object; NULL: nobody ever is
     slab *next;

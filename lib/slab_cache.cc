@@ -34,6 +34,20 @@ void merge_late(kmem_cache &c) {
     }
 }
 
+// Every slab of a cache with traits, for whoever looks at all objects.
+void link_all(kmem_cache &c, slab *s) {
+    s->all_next = c.all;
+    if (c.all != nullptr)
+        c.all->all_prev = s;
+    c.all = s;
+}
+
+void unlink_all(kmem_cache &c, slab *s) {
+    (s->all_prev != nullptr ? s->all_prev->all_next : c.all) = s->all_next;
+    if (s->all_next != nullptr)
+        s->all_next->all_prev = s->all_prev;
+}
+
 // Takes empty slabs beyond `keep` off the cache.
 slab *detach_surplus(kmem_cache &c, uint64_t keep) {
     slab *surplus = nullptr;
@@ -42,6 +56,8 @@ slab *detach_surplus(kmem_cache &c, uint64_t keep) {
         if (s == nullptr || s->has_late.load() != 0 || s->late_pins.load() != 0)
             break;
         c.partial.remove(s);
+        if (c.traits != nullptr)
+            unlink_all(c, s);
         c.empty_slabs--;
         c.slabs--;
         s->next = surplus;
@@ -217,6 +233,8 @@ uint32_t take_from_slabs(kmem_cache &c, void **out, uint32_t want, gfp_t gfp) {
         c.slabs++;
         c.empty_slabs++;
         c.partial.add(s);
+        if (c.traits != nullptr)
+            link_all(c, s);
     }
     c.in_use += got;
     c.served += got;
@@ -245,6 +263,32 @@ uint64_t slabs_release(kmem_cache &c, uint64_t keep) {
     slab *surplus = detach_surplus(c, keep);
     c.lock.unlock();
     return destroy_all(c, surplus);
+}
+
+void slabs_walk(kmem_cache &c, void (*fn)(void *object, size_t size, void *arg), void *arg) {
+    lock_guard g(c.lock);
+    merge_late(c);
+    for (slab *s = c.all; s != nullptr; s = s->all_next) {
+        char *object = static_cast<char *>(page_address(s->first)) + c.traits->lead;
+        for (uint32_t i = 0; i < s->objects; i++, object += c.info.size)
+            if ((s->free_map()[i / 64] >> (i % 64) & 1) == 0)
+                fn(object, c.traits->object_size, arg);
+    }
+}
+
+void slabs_drop(kmem_cache &c) {
+    c.lock.lock();
+    slab *s = c.all;
+    c.all = nullptr;
+    c.partial = {};
+    c.slabs = c.empty_slabs = c.in_use = 0;
+    c.late.store(nullptr);
+    c.lock.unlock();
+    for (slab *next = nullptr; s != nullptr; s = next) {
+        next = s->all_next;
+        s->in_use = 0;
+        slab_destroy(s, c.info);
+    }
 }
 
 uint64_t caches_release_empty() {

@@ -18,4 +18,10 @@ void give_to_slabs(kmem_cache &c, void *const *objects, uint32_t count, gfp_t gf
 // many. Blocking.
 uint64_t slabs_release(kmem_cache &c, uint64_t keep);
 
+// Calls fn for every object in use of a cache without sheaves, under its lock: fn must not come
+// back to the cache.
+void slabs_walk(kmem_cache &c, void (*fn)(void *object, size_t size, void *arg), void *arg);
+// Gives all its slabs back, objects in use or not. Nobody uses the cache any more. Blocking.
+void slabs_drop(kmem_cache &c);
+
 } // namespace pagoda

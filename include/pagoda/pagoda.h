@@ -37,6 +37,25 @@ uint64_t pagoda_group_failures(const struct pagoda_group *group);
 /* A limit below the usage stops new charges until enough is freed. */
 void pagoda_group_set_limit(struct pagoda_group *group, size_t limit);
 
+/* Heaps of one's own: memory that can be looked at, and be gone, as a whole. Any thread may use a
+ * heap; free() and kfree() free its blocks, too. */
+
+struct pagoda_heap;
+/* NULL: memory is short. Blocks. */
+struct pagoda_heap *pagoda_heap_create(const char *name);
+/* `size` bytes, up to PAGODA_HEAP_MAX, aligned as kmalloc's. NULL: memory is short, or size is 0 or
+ * too large. */
+void *pagoda_heap_alloc(struct pagoda_heap *heap, size_t size, gfp_t flags);
+#define PAGODA_HEAP_MAX ((size_t)128 << 20)
+/* Frees a block of any heap. NULL is ignored. Never waits. */
+void pagoda_heap_free(void *block);
+/* Calls visit(block, usable bytes, argument) for every block in use. What other threads allocate or
+ * free meanwhile may be missed; visit must not use this heap. Blocks. */
+void pagoda_heap_walk(struct pagoda_heap *heap,
+                      void (*visit)(void *block, size_t size, void *argument), void *argument);
+/* Gives back the heap and every block in it. NULL is ignored. Nobody uses it any more. Blocks. */
+void pagoda_heap_destroy(struct pagoda_heap *heap);
+
 #ifdef __cplusplus
 }
 #endif
