@@ -21,13 +21,21 @@ void discard(pagoda_region *r) {
 // Clears a bit and says whether it was set.
 bool clear(unsigned long *map, size_t bit) { return bitmap::change(map, bit, 1, false) == 1; }
 
-void report(const void *p) {
-    text_buffer<120> t;
-    t << "pagoda_region_free of " << p << ": not the start of an allocation of this region";
-    misuse(t);
+} // namespace
+
+bool region_free(pagoda_region *region, void *p) {
+    uintptr_t offset = reinterpret_cast<uintptr_t>(p) - region->start;
+    size_t first = offset >> region->order;
+    if (first >= region->granules || first << region->order != offset ||
+        !clear(region->heads, first))
+        return false;
+    size_t last = bitmap::find(region->tails, region->granules, first, true);
+    clear(region->tails, last);
+    pagoda_gen_pool_free_owner(region->pool, reinterpret_cast<uintptr_t>(p),
+                               (last - first + 1) << region->order, nullptr);
+    return true;
 }
 
-} // namespace
 } // namespace pagoda
 
 using namespace pagoda;
@@ -92,19 +100,11 @@ PAGODA_EXPORT void *pagoda_region_alloc(struct pagoda_region *region, size_t byt
 }
 
 PAGODA_EXPORT void pagoda_region_free(struct pagoda_region *region, void *p) {
-    if (p == nullptr)
+    if (p == nullptr || region_free(region, p))
         return;
-    uintptr_t offset = reinterpret_cast<uintptr_t>(p) - region->start;
-    size_t first = offset >> region->order;
-    if (first >= region->granules || first << region->order != offset ||
-        !clear(region->heads, first)) {
-        report(p);
-        return;
-    }
-    size_t last = bitmap::find(region->tails, region->granules, first, true);
-    clear(region->tails, last);
-    pagoda_gen_pool_free_owner(region->pool, reinterpret_cast<uintptr_t>(p),
-                               (last - first + 1) << region->order, nullptr);
+    text_buffer<120> t;
+    t << "pagoda_region_free of " << p << ": not the start of an allocation of this region";
+    misuse(t);
 }
 
 PAGODA_EXPORT size_t pagoda_region_avail(struct pagoda_region *region) {

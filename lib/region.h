@@ -14,3 +14,10 @@ struct pagoda_region {
     unsigned long *heads; // bit for bit: an allocation starts here,
     unsigned long *tails; // and ends here
 };
+
+namespace pagoda {
+
+// pagoda_region_free without the report: false when p is not the start of an allocation.
+bool region_free(pagoda_region *region, void *p);
+
+} // namespace pagoda
