@@ -90,12 +90,20 @@ static inline void mempool_kvfree(void *element, void *pool_data) {
     kvfree(element);
 }
 
-/* The kernel's names of the functions above. */
+/* The kernel's names of the functions above. In debug builds elements of the ready-made functions
+ * are poisoned while they are in reserve, and a write there is reported. */
 
+static inline size_t pagoda_mempool_element_bytes(mempool_alloc_t *alloc_fn, void *pool_data) {
+    if (alloc_fn == mempool_alloc_slab)
+        return kmem_cache_size((struct kmem_cache *)pool_data);
+    return alloc_fn == mempool_kmalloc || alloc_fn == mempool_kvmalloc ? (size_t)pool_data : 0;
+}
 static inline int mempool_init_node(mempool_t *pool, int min_nr, mempool_alloc_t *alloc_fn,
                                     mempool_free_t *free_fn, void *pool_data, gfp_t gfp_mask,
                                     int node_id) {
-    return pagoda_mempool_init(pool, min_nr, alloc_fn, free_fn, pool_data, 0, gfp_mask, node_id);
+    return pagoda_mempool_init(pool, min_nr, alloc_fn, free_fn, pool_data,
+                               pagoda_mempool_element_bytes(alloc_fn, pool_data), gfp_mask,
+                               node_id);
 }
 static inline int mempool_init(mempool_t *pool, int min_nr, mempool_alloc_t *alloc_fn,
                                mempool_free_t *free_fn, void *pool_data) {
@@ -104,7 +112,9 @@ static inline int mempool_init(mempool_t *pool, int min_nr, mempool_alloc_t *all
 static inline mempool_t *mempool_create_node(int min_nr, mempool_alloc_t *alloc_fn,
                                              mempool_free_t *free_fn, void *pool_data,
                                              gfp_t gfp_mask, int node_id) {
-    return pagoda_mempool_create(min_nr, alloc_fn, free_fn, pool_data, 0, gfp_mask, node_id);
+    return pagoda_mempool_create(min_nr, alloc_fn, free_fn, pool_data,
+                                 pagoda_mempool_element_bytes(alloc_fn, pool_data), gfp_mask,
+                                 node_id);
 }
 static inline mempool_t *mempool_create(int min_nr, mempool_alloc_t *alloc_fn,
                                         mempool_free_t *free_fn, void *pool_data) {
@@ -127,32 +137,25 @@ static inline void mempool_free(void *element, mempool_t *pool) {
     pagoda_mempool_free(element, pool);
 }
 
-/* Pools of the ready-made functions: objects of a cache, kmalloc'd and kvmalloc'd memory. In debug
- * builds their elements are poisoned while they are in reserve, and a write there is reported. */
+/* Pools of the ready-made functions: objects of a cache, kmalloc'd and kvmalloc'd memory. */
 
 static inline int mempool_init_slab_pool(mempool_t *pool, int min_nr, struct kmem_cache *cache) {
-    return pagoda_mempool_init(pool, min_nr, mempool_alloc_slab, mempool_free_slab, cache,
-                               kmem_cache_size(cache), GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_init(pool, min_nr, mempool_alloc_slab, mempool_free_slab, cache);
 }
 static inline mempool_t *mempool_create_slab_pool(int min_nr, struct kmem_cache *cache) {
-    return pagoda_mempool_create(min_nr, mempool_alloc_slab, mempool_free_slab, cache,
-                                 kmem_cache_size(cache), GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_create(min_nr, mempool_alloc_slab, mempool_free_slab, cache);
 }
 static inline int mempool_init_kmalloc_pool(mempool_t *pool, int min_nr, size_t size) {
-    return pagoda_mempool_init(pool, min_nr, mempool_kmalloc, mempool_kfree, (void *)size, size,
-                               GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_init(pool, min_nr, mempool_kmalloc, mempool_kfree, (void *)size);
 }
 static inline mempool_t *mempool_create_kmalloc_pool(int min_nr, size_t size) {
-    return pagoda_mempool_create(min_nr, mempool_kmalloc, mempool_kfree, (void *)size, size,
-                                 GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_create(min_nr, mempool_kmalloc, mempool_kfree, (void *)size);
 }
 static inline int mempool_init_kvmalloc_pool(mempool_t *pool, int min_nr, size_t size) {
-    return pagoda_mempool_init(pool, min_nr, mempool_kvmalloc, mempool_kvfree, (void *)size, size,
-                               GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_init(pool, min_nr, mempool_kvmalloc, mempool_kvfree, (void *)size);
 }
 static inline mempool_t *mempool_create_kvmalloc_pool(int min_nr, size_t size) {
-    return pagoda_mempool_create(min_nr, mempool_kvmalloc, mempool_kvfree, (void *)size, size,
-                                 GFP_KERNEL, NUMA_NO_NODE);
+    return mempool_create(min_nr, mempool_kvmalloc, mempool_kvfree, (void *)size);
 }
 
 #ifdef __cplusplus

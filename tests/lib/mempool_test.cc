@@ -291,6 +291,47 @@ TEST(mempool, elements_written_in_reserve_are_reported_in_debug_builds) {
     }
 }
 
+TEST(mempool, over_a_cache_and_over_kmalloc) {
+    kmem_cache *cache = kmem_cache_create("mempool_test", 200, nullptr, 0);
+    mempool_t *pools[] = {mempool_create_slab_pool(4, cache), mempool_create_kmalloc_pool(4, 3000),
+                          mempool_create_kvmalloc_pool(2, 10 << 20)};
+    mempool_t embedded[3];
+    EXPECT_EQ(mempool_init_slab_pool(&embedded[0], 4, cache), 0);
+    EXPECT_EQ(mempool_init_kmalloc_pool(&embedded[1], 4, 3000), 0);
+    EXPECT_EQ(mempool_init_kvmalloc_pool(&embedded[2], 2, 10 << 20), 0);
+    constexpr size_t kSizes[] = {200, 3000, 10 << 20};
+    for (int i = 0; i < 3; i++) {
+        ASSERT_NE(pools[i], nullptr);
+        void *got[6];
+        for (void *&p : got) {
+            ASSERT_NE(p = mempool_alloc(pools[i], GFP_KERNEL), nullptr);
+            memset(p, 1, kSizes[i]);
+        }
+        void *reserved = mempool_alloc_preallocated(&embedded[i]);
+        ASSERT_NE(reserved, nullptr);
+        memset(reserved, 1, kSizes[i]);
+        for (void *p : got)
+            mempool_free(p, pools[i]);
+        mempool_free(reserved, &embedded[i]);
+        mempool_destroy(pools[i]);
+        mempool_exit(&embedded[i]);
+    }
+    kmem_cache_destroy(cache);
+}
+
+TEST(mempool, knows_how_large_the_ready_made_elements_are) {
+    child_end end = in_child([] {
+        mempool_t *pool = mempool_create(1, mempool_kmalloc, mempool_kfree,
+                                         reinterpret_cast<void *>(size_t{100}));
+        char *element = static_cast<char *>(mempool_alloc_preallocated(pool));
+        mempool_free(element, pool);
+        element[99] = 0;
+        mempool_destroy(pool);
+    });
+    EXPECT_EQ(end.signal(), kDebug ? SIGABRT : 0);
+    EXPECT_EQ(end.said("of 100 bytes was written at offset 99"), kDebug) << end.errors;
+}
+
 // Against the contract in numbers: what is out, what is in reserve, what the source holds.
 TEST(mempool, agrees_with_a_model) {
     random_numbers random(4);
