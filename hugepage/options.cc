@@ -33,6 +33,16 @@ const option_row kOptionTable[] = {
     {"percpu", option_type::choice, "auto|mm_cid|cpu_id|off", "auto",
      "Index of the per-CPU caches; off: a cache per thread, as where the kernel has no rseq.",
      FIELD(percpu), 4},
+    {"boot", option_type::size, "SIZE (64K..1T; K M G T)", "",
+     "Memory set aside at start for the boot allocator, memblock; nothing else uses it.",
+     FIELD(boot_bytes), 0},
+    {"mem", option_type::size, "SIZE (64K..1T; K M G T)", "",
+     "How much of it memblock manages; the rest is left to the program.", FIELD(mem_bytes), 0},
+    {"memexclude", option_type::range, "FROM-TO (K M G T)", "",
+     "A part of it, counted from its start, that neither memblock nor the heap ever gets.",
+     FIELD(exclude_from), 0},
+    {"contig", option_type::size, "SIZE (64K..1T; K M G T)", "",
+     "Memory set aside at start for large contiguous buffers.", FIELD(contig_bytes), 0},
     {"exit_check", option_type::boolean, "0|1", "1",
      "Look for double frees in the caches when the process exits.", FIELD(exit_check), 0},
     {"exit_report", option_type::path, "FILE", "",
@@ -83,7 +93,7 @@ bool parse_number(span &s, uint64_t &out) {
     return n > 0;
 }
 
-bool parse_size(span s, uint64_t &out) {
+bool parse_bytes(span s, uint64_t &out) {
     uint64_t v = 0;
     if (!parse_number(s, v) || s.len > 1)
         return false;
@@ -98,8 +108,10 @@ bool parse_size(span s, uint64_t &out) {
     if (shift != 0 && v >> (64 - shift) != 0)
         return false;
     out = v << shift;
-    return out >= (64u << 10) && out <= (1ull << 40);
+    return out <= (1ull << 40);
 }
+
+bool parse_size(span s, uint64_t &out) { return parse_bytes(s, out) && out >= (64u << 10); }
 
 bool parse_hugetlb(span s, option_values &v) {
     span size = cut(s, ':');
@@ -136,6 +148,14 @@ bool parse_value(const option_row &row, span s) {
         if (!parse_size(s, v))
             return false;
         memcpy(field, &v, sizeof v);
+        return true;
+    }
+    case option_type::range: {
+        uint64_t ends[2] = {};
+        span from = cut(s, '-');
+        if (!parse_bytes(from, ends[0]) || !parse_bytes(s, ends[1]) || ends[0] >= ends[1])
+            return false;
+        memcpy(field, ends, sizeof ends);
         return true;
     }
     case option_type::hugetlb:

@@ -19,11 +19,16 @@ struct option_values {
     uint8_t hugetlb_shift = 0;       // 21 or 30; 0: no hugetlb pages
     uint32_t hugetlb_pages = 0;      // how many of them at most
     uint64_t dirty_bytes = 8u << 20; // free memory kept for reuse whatever the heap's size
-    bool exit_check = true;          // look for double frees in the caches at exit
-    char exit_report[512] = {};      // file that gets one JSON line at exit; empty: none
+    uint64_t boot_bytes = 0;         // memory set aside at start, for memblock
+    uint64_t mem_bytes = 0;          // how much of it memblock manages; 0: all
+    uint64_t exclude_from = 0;       // a part of it that nobody gets
+    uint64_t exclude_to = 0;
+    uint64_t contig_bytes = 0;  // memory set aside at start, for large buffers
+    bool exit_check = true;     // look for double frees in the caches at exit
+    char exit_report[512] = {}; // file that gets one JSON line at exit; empty: none
 };
 
-enum class option_type : uint8_t { choice, size, boolean, hugetlb, path };
+enum class option_type : uint8_t { choice, size, range, boolean, hugetlb, path };
 
 struct option_row {
     const char *key;

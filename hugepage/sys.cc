@@ -149,6 +149,11 @@ void futex_wait(std::atomic<uint32_t> &word, uint32_t expected) {
     call(SYS_futex, ptr(&word), FUTEX_WAIT_PRIVATE, static_cast<long>(expected));
 }
 
+void futex_wait_for(std::atomic<uint32_t> &word, uint32_t expected, uint32_t ms) {
+    timespec timeout = {static_cast<time_t>(ms / 1000), static_cast<long>(ms % 1000) * 1'000'000};
+    call(SYS_futex, ptr(&word), FUTEX_WAIT_PRIVATE, static_cast<long>(expected), ptr(&timeout));
+}
+
 void futex_wake(std::atomic<uint32_t> &word, int count) {
     call(SYS_futex, ptr(&word), FUTEX_WAKE_PRIVATE, count);
 }

@@ -41,6 +41,8 @@ void name_range(uintptr_t at, size_t len, const char *name);
 
 // Waiting.
 void futex_wait(std::atomic<uint32_t> &word, uint32_t expected); // spurious returns are normal
+// The same for at most `ms` milliseconds.
+void futex_wait_for(std::atomic<uint32_t> &word, uint32_t expected, uint32_t ms);
 void futex_wake(std::atomic<uint32_t> &word, int count);
 void nap(uint32_t us); // about; a signal may end it early
 

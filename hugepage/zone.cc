@@ -318,6 +318,24 @@ bool zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
     return true;
 }
 
+uint32_t zone::set_aside(uint32_t count) {
+    page_state state = {};
+    uint32_t first = alloc(count * kPageblockPages, kPageblockOrder, GFP_KERNEL, &state);
+    if (first != kNoPage) {
+        lock_guard g(lock_);
+        set_aside_ += uint64_t{count} * kPageblockPages;
+    }
+    return first;
+}
+
+void zone::free_set_aside(uint32_t first, uint32_t count, bool dirty) {
+    {
+        lock_guard g(lock_);
+        set_aside_ -= count;
+    }
+    free(first, count, dirty, GFP_KERNEL);
+}
+
 // Giving back.
 
 void zone::note_vmalloc(int64_t live, int64_t dirty) {
@@ -362,7 +380,7 @@ uint64_t zone::dirty_bound() {
 }
 
 uint64_t zone::live_bytes() const {
-    return ((present_ - buddy_.free_pages()) << kPageShift) +
+    return ((present_ - buddy_.free_pages() - set_aside_) << kPageShift) +
            static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
 }
 
@@ -478,7 +496,8 @@ zone_stats zone::stats() {
             released_,
             purged_,
             peak_bytes_.load(),
-            bonus_.load()};
+            bonus_.load(),
+            set_aside_};
 }
 
 bool zone::consistent() {

@@ -39,6 +39,7 @@ struct zone_stats {
     uint64_t purged;        // pages given back to the kernel, ever
     uint64_t peak_bytes;    // the most that this zone and vmalloc ever had mapped
     uint64_t refault_bonus; // bytes by which quick refaults have raised the dirty bound
+    uint64_t set_aside;     // pages that somebody else manages
 };
 
 class zone {
@@ -69,8 +70,13 @@ class zone {
     // Called before memory is mapped elsewhere: free dirty memory beyond the bound without its
     // bonus pays for it.
     void make_room();
-    // What is in use, of the zone and of vmalloc.
+    // What is in use, of the zone and of vmalloc; what was set aside is not.
     uint64_t live_bytes() const;
+    // `count` whole pageblocks in a row for somebody who manages them himself; kNoPage at a limit.
+    // Blocks.
+    uint32_t set_aside(uint32_t count);
+    // Gives pages of them back, all or some; `dirty` as in free(). Blocks.
+    void free_set_aside(uint32_t first, uint32_t count, bool dirty);
     // Called before `bytes` more are mapped: under a limit on memory, what is kept free, here and
     // in the caches above, must not add up with it to more than the limit.
     void pay_for(uint64_t bytes) {
@@ -149,6 +155,7 @@ class zone {
     uint64_t released_ = 0;
     uint64_t purged_ = 0;
     uint64_t min_pages_ = 0;
+    uint64_t set_aside_ = 0; // pages
     std::atomic<int64_t> vmalloc_live_{0};
     std::atomic<int64_t> vmalloc_dirty_{0};
     std::atomic<uint64_t> peak_bytes_{0};

@@ -350,7 +350,7 @@ heap_stats heap_get_stats() {
     s.live_objects += runs.big_runs + vm.areas;
     s.live_bytes += (runs.big_pages << kPageShift) + vm.bytes;
     s.served += runs.served + vm.served;
-    s.committed = (zone.present << kPageShift) + vm.bytes + vm.slack + vm.cached;
+    s.committed = ((zone.present - zone.set_aside) << kPageShift) + vm.bytes + vm.slack + vm.cached;
     s.free_pages = zone.free << kPageShift;
     s.dirty_bytes = (zone.dirty << kPageShift) + vm.slack + vm.cached;
     s.peak_committed = zone.peak_bytes;

@@ -22,14 +22,16 @@ namespace pagoda {
     "4: jmp %l[slow]\n"                                                                            \
     ".popsection\n"
 
-// Begins the section; the slot's offset from CPU 0's is in %[slot] then.
-#define PAGODA_RSEQ_BEGIN                                                                          \
+// Begins the section; the CPU's id is in %[slot] then.
+#define PAGODA_RSEQ_ID                                                                             \
     "lea 3b(%%rip), %[t]\n"                                                                        \
     "mov %[cs], %[slot]\n"                                                                         \
     "mov %[t], %%fs:(%[slot])\n"                                                                   \
     "1: mov %[id], %[slot]\n"                                                                      \
-    "movslq %%fs:(%[slot]), %[slot]\n"                                                             \
-    "shl $13, %[slot]\n"
+    "movslq %%fs:(%[slot]), %[slot]\n"
+
+// The same, and it is the slot's offset from CPU 0's.
+#define PAGODA_RSEQ_BEGIN PAGODA_RSEQ_ID "shl $13, %[slot]\n"
 
 // The same, and the slot's address.
 #define PAGODA_RSEQ_ENTER PAGODA_RSEQ_BEGIN "add %[base], %[slot]\n"

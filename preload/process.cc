@@ -7,6 +7,7 @@
 #include "hugepage/sys.h"
 #include "lib/drain.h"
 #include "lib/heap.h"
+#include "lib/memblock.h"
 #include "lib/thread.h"
 
 #include <dlfcn.h>
@@ -104,6 +105,7 @@ __attribute__((constructor(101))) void process_start(int, char **, char **enviro
 __attribute__((constructor(101))) void process_start() {
 #endif
     heap_init();
+    boot_start();
     own_pid = sys::pid();
     heap_set_foreign_free(free_by_other_copy);
     join_first_copy();

@@ -22,7 +22,10 @@ bool are_defaults() {
     return o.on_error == d.on_error && o.foreign == d.foreign && o.thp == d.thp &&
            o.percpu == d.percpu && o.hugetlb_shift == d.hugetlb_shift &&
            o.hugetlb_pages == d.hugetlb_pages && o.dirty_bytes == d.dirty_bytes &&
-           o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
+           o.boot_bytes == d.boot_bytes && o.mem_bytes == d.mem_bytes &&
+           o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
+           o.contig_bytes == d.contig_bytes && o.exit_check == d.exit_check &&
+           strcmp(o.exit_report, d.exit_report) == 0;
 }
 
 int parse(const std::string &list) { return parse_options(list.c_str(), true); }
@@ -47,6 +50,12 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
         {"dirty=1G", [](auto &o) { return o.dirty_bytes == 1 << 30; }},
         {"dirty=1T", [](auto &o) { return o.dirty_bytes == uint64_t{1} << 40; }},
         {"dirty=70000", [](auto &o) { return o.dirty_bytes == 70000; }},
+        {"boot=128M", [](auto &o) { return o.boot_bytes == 128 << 20; }},
+        {"mem=126M", [](auto &o) { return o.mem_bytes == 126 << 20; }},
+        {"memexclude=14M-16M",
+         [](auto &o) { return o.exclude_from == 14 << 20 && o.exclude_to == 16 << 20; }},
+        {"memexclude=0-4096", [](auto &o) { return o.exclude_from == 0 && o.exclude_to == 4096; }},
+        {"contig=64M", [](auto &o) { return o.contig_bytes == 64 << 20; }},
         {"percpu=mm_cid", [](auto &o) { return o.percpu == percpu_policy::mm_cid; }},
         {"percpu=cpu_id", [](auto &o) { return o.percpu == percpu_policy::cpu_id; }},
         {"percpu=off", [](auto &o) { return o.percpu == percpu_policy::off; }},
@@ -119,6 +128,13 @@ TEST_F(OptionsTest, BadValuesLeaveTheDefault) {
              "dirty=1 M",
              "dirty=18446744073709551616",
              "dirty=99999999999999T",
+             "boot=1K",
+             "memexclude=16M",
+             "memexclude=16M-14M",
+             "memexclude=1M-1M",
+             "memexclude=-1M",
+             "memexclude=1M-",
+             "memexclude=1M-2M-3M",
              "hugetlb=2M",
              "hugetlb=2M:",
              "hugetlb=2M:0",

@@ -211,6 +211,15 @@ TEST(SysTest, AWaitForAnOldValueReturns) {
     EXPECT_EQ(word.load(), 1u);
 }
 
+TEST(SysTest, AWaitEndsByItself) {
+    std::atomic<uint32_t> word{0};
+    uint64_t began = sys::now_ms();
+    for (uint64_t now = began; now < began + 30; now = sys::now_ms())
+        sys::futex_wait_for(word, 0, 10);
+    sys::futex_wait_for(word, 1, 1'000'000'000); // another value: returns at once
+    EXPECT_EQ(word.load(), 0u);
+}
+
 TEST(SysTest, AWakeEndsAWait) {
     std::atomic<uint32_t> word{0};
     std::thread waiter([&] {
