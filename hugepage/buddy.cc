@@ -312,10 +312,12 @@ uint32_t buddy::take(unsigned order, uint32_t *dirty) {
     return kNoPage;
 }
 
-uint32_t buddy::take_blocks(uint32_t count, uint32_t *dirty) {
+uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
     for (unsigned bucket = 0; bucket < 2; bucket++) {
         for (uint32_t at = heads_[9][bucket]; at != 0; at = block(at - 1).next[9]) {
             uint32_t first = at - 1;
+            if (first % align != 0)
+                continue;
             uint32_t n = 1;
             while (n < count &&
                    (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&

@@ -52,8 +52,9 @@ class buddy {
     // hold none are left; take() serves.
     uint32_t take_exact(uint32_t count, uint32_t *dirty);
 
-    // `count` whole pageblocks in a row (order 10 and more). Rare, so it searches.
-    uint32_t take_blocks(uint32_t count, uint32_t *dirty);
+    // `count` whole pageblocks in a row, the first at a multiple of `align` (order 10 and more).
+    // Rare, so it searches.
+    uint32_t take_blocks(uint32_t count, uint32_t align, uint32_t *dirty);
 
     // True when take(order) would have to break a whole free pageblock that holds no memory.
     bool would_break_clean(unsigned order) const;

@@ -290,6 +290,19 @@ long read_file(const char *path, char *buf, size_t cap) {
     return size(have);
 }
 
+int read_pagemap(uintptr_t at, size_t pages, uint64_t *entries) {
+    long fd = call(SYS_openat, AT_FDCWD, ptr("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC);
+    if (failed(fd))
+        return static_cast<int>(fd);
+    size_t bytes = pages * sizeof *entries;
+    long n =
+        call(SYS_pread64, fd, ptr(entries), size(bytes), size(at / page_size() * sizeof *entries));
+    call(SYS_close, fd);
+    if (failed(n))
+        return static_cast<int>(n);
+    return size(bytes) == n ? 0 : -EIO;
+}
+
 int append_file(const char *path, const char *text, size_t len) {
     long fd =
         call(SYS_openat, AT_FDCWD, ptr(path), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

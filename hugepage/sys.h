@@ -69,6 +69,9 @@ bool rseq_fence();
 // Files, for options and reports.
 // Reads at most cap-1 bytes, ends them with 0; returns the length or -errno.
 long read_file(const char *path, char *buf, size_t cap);
+// The kernel's records of `pages` OS pages from `at` on, as /proc/self/pagemap has them (frame
+// numbers are 0 without CAP_SYS_ADMIN). 0 or -errno.
+int read_pagemap(uintptr_t at, size_t pages, uint64_t *entries);
 int append_file(const char *path, const char *text, size_t len); // O_CREAT, one write
 void write_stderr(const char *text, size_t len);                 // best effort
 [[noreturn]] void abort_process();                               // SIGABRT, whatever is installed

@@ -17,6 +17,7 @@ constexpr uint32_t kMaxGrowBlocks = 32;            // 64 MiB
 constexpr uint64_t kCleanKept = uint64_t{4} << 20; // in whole pageblocks, for the next growth
 constexpr uint32_t kFirstPages = 128;              // enough for most small programs
 constexpr uint32_t kSmallestGrowth = 16;           // pages, when a limit allows no whole pageblock
+constexpr unsigned kMaxAlignOrder = 30 - kPageShift; // the zone's base is no better aligned
 
 bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
 
@@ -149,13 +150,15 @@ bool zone::extend_hugetlb() {
 }
 
 // More memory, at least one free run of `blocks` pageblocks (or, near a limit, of 2^order pages).
-bool zone::grow(uint32_t blocks, unsigned order) {
+// Only memory at the zone's end is sure to be aligned: the caller comes again for more.
+bool zone::grow(uint32_t blocks, unsigned order, unsigned align_order) {
     uint32_t got = 0;
     while (got < blocks && extend_hugetlb())
         got += 1u << (options().hugetlb_shift - kPageblockShift);
     if (got >= blocks || map_absent(blocks))
         return true;
-    uint32_t lead = static_cast<uint32_t>(align_up(end_, kPageblockPages) - end_);
+    uint64_t align = uint64_t{1} << max_of(align_order, kPageblockOrder);
+    uint32_t lead = static_cast<uint32_t>(align_up(end_, align) - end_);
     if (order + 2 < kPageblockOrder && lead >= kPageblockPages / 2 && extend(lead))
         return true; // the pageblock that was begun
     uint32_t step =
@@ -208,12 +211,13 @@ uint32_t zone::take_exact(uint32_t count, page_state *state) {
     return first;
 }
 
-uint32_t zone::take(uint32_t count, unsigned order, page_state *state) {
+uint32_t zone::take(uint32_t count, unsigned order, unsigned align_order, page_state *state) {
     bool single = order <= kPageblockOrder;
+    uint32_t align = 1u << (max_of(align_order, kPageblockOrder) - kPageblockOrder);
     uint32_t dirty = 0;
     uint32_t first =
         single ? buddy_.take(order, &dirty)
-               : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages, &dirty);
+               : buddy_.take_blocks((count + kPageblockPages - 1) / kPageblockPages, align, &dirty);
     if (first == kNoPage)
         return kNoPage;
     uint32_t got = single ? 1u << order : static_cast<uint32_t>(align_up(count, kPageblockPages));
@@ -262,7 +266,7 @@ uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state
 uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state) {
     bool may_block = gfpflags_allow_blocking(gfp);
     unsigned order = max_of(order_of(count), align_order);
-    if (order > kPageblockOrder && align_order > kPageblockOrder)
+    if (align_order > kMaxAlignOrder)
         return kNoPage;
     if (may_block)
         lock_.lock();
@@ -277,7 +281,7 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
         if (first == kNoPage && enough && may_block && want_huge(order))
             first = take_huge_block(count, order, state);
         if (first == kNoPage && enough)
-            first = take(count, order, state);
+            first = take(count, order, align_order, state);
         if (first != kNoPage || !may_block || this != &zone_normal())
             break; // only NORMAL grows: the others get their memory from a device
         uint32_t blocks =
@@ -287,7 +291,7 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
             pay_for(uint64_t{count} << kPageShift);
             lock_.lock();
         }
-        if (grow(blocks, order)) {
+        if (grow(blocks, order, align_order)) {
             attempt = -1; // another thread may take what just came: only failing to grow ends this
             continue;
         }
@@ -488,6 +492,7 @@ uint64_t zone::purge_locked(uint64_t keep, bool addresses_too) {
 zone_stats zone::stats() {
     lock_guard g(lock_);
     return {present_,
+            end_,
             buddy_.free_pages(),
             buddy_.dirty_pages(),
             hugetlb_pages_,

@@ -29,7 +29,8 @@ struct page_state {
 };
 
 struct zone_stats {
-    uint64_t present;       // pages the zone spans
+    uint64_t present;       // pages that are mapped
+    uint64_t spanned;       // pages from the zone's first to its last, holes included
     uint64_t free;          // pages
     uint64_t dirty;         // free pages that hold memory
     uint64_t hugetlb;       // pages from the hugetlb pool
@@ -44,8 +45,9 @@ struct zone_stats {
 
 class zone {
   public:
-    // `count` pages in a row, their first aligned to 2^align_order pages (<= 9). Blocking flags may
-    // map memory, purge and wait for the lock; others return kNoPage instead of any of that.
+    // `count` pages in a row, their first aligned to 2^align_order pages (at most 1 GiB). Blocking
+    // flags may map memory, purge and wait for the lock; others return kNoPage instead of any of
+    // that.
     uint32_t alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state);
 
     // Gives pages back, in one piece or in several. `dirty`: they may hold memory. Only with
@@ -115,11 +117,11 @@ class zone {
     bool start();
 
   private:
-    bool grow(uint32_t blocks, unsigned order);
+    bool grow(uint32_t blocks, unsigned order, unsigned align_order);
     bool extend(uint32_t pages);
     bool extend_hugetlb();
     bool tables_reach(uint64_t end_page);
-    uint32_t take(uint32_t count, unsigned order, page_state *state);
+    uint32_t take(uint32_t count, unsigned order, unsigned align_order, page_state *state);
     uint32_t take_exact(uint32_t count, page_state *state);
     void note_taken_again(uint32_t first, uint32_t count);
     void note_taken(uint32_t first, uint32_t count, uint32_t got, uint32_t dirty,

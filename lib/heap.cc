@@ -9,6 +9,7 @@
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
+#include "lib/pages.h"
 #include "lib/rcu.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
@@ -88,6 +89,10 @@ bool report_not_live(const void *p, gfp_t gfp) {
         const char *head = static_cast<const char *>(run_head(p));
         report_interior(p, size_t{run_pages(head)} << kPageShift,
                         static_cast<size_t>(static_cast<const char *>(p) - head));
+        return true;
+    }
+    if (class_of_pointer(p) == kClassPages) {
+        report_page_freed(p);
         return true;
     }
     size_t bytes = 0;
@@ -225,7 +230,7 @@ void heap_free(void *p, gfp_t gfp) {
     gfp = scope.limit(gfp);
     uint8_t cls = class_of_pointer(p);
     if (kDebug && cls != kClassNone && cls != kClassRunTail && cls != kClassShared &&
-        !debug_mark_freed(p))
+        cls != kClassPages && !debug_mark_freed(p))
         return; // reported
     if (cls != kClassNone && cls <= kLastUserClass) {
         cache_free(cls, p, gfp);
@@ -346,10 +351,11 @@ heap_stats heap_get_stats() {
     });
     run_stats runs = runs_stats();
     vmalloc_stats vm = vmalloc_get_stats();
+    pages_stats pages = pages_get_stats();
     zone_stats zone = zone_normal().stats();
-    s.live_objects += runs.big_runs + vm.areas;
-    s.live_bytes += (runs.big_pages << kPageShift) + vm.bytes;
-    s.served += runs.served + vm.served;
+    s.live_objects += runs.big_runs + vm.areas + pages.blocks;
+    s.live_bytes += ((runs.big_pages + pages.pages) << kPageShift) + vm.bytes;
+    s.served += runs.served + vm.served + pages.served;
     s.committed = ((zone.present - zone.set_aside) << kPageShift) + vm.bytes + vm.slack + vm.cached;
     s.free_pages = zone.free << kPageShift;
     s.dirty_bytes = (zone.dirty << kPageShift) + vm.slack + vm.cached;

@@ -62,6 +62,31 @@ void report_interior(const void *p, size_t size, size_t offset) {
     report_interior(nullptr, p, size, offset);
 }
 
+void report_page_freed(const void *p) {
+    text_buffer<256> t;
+    t << "invalid free of " << p << ": it belongs to the page allocator, free_pages() frees it";
+    misuse(t);
+}
+
+void report_not_pages(const void *p, const char *operation) {
+    text_buffer<256> t;
+    t << operation << " of " << p << ": no page there is the page allocator's";
+    if (in_zone(p))
+        t << (class_of_pointer(p) == kClassNone ? "; it is free" : "; it is malloc's or kmalloc's");
+    misuse(t);
+}
+
+void report_wrong_block(const void *p, unsigned order, const void *head, unsigned head_order,
+                        const char *operation) {
+    text_buffer<256> t;
+    t << operation << " of " << p << ", order " << order << ": it ";
+    if (align_down(reinterpret_cast<uintptr_t>(p), kPageSize) == reinterpret_cast<uintptr_t>(head))
+        t << "is a block of order " << head_order;
+    else
+        t << "lies in the block of order " << head_order << " at " << head;
+    misuse(t);
+}
+
 void report_foreign(const void *p) {
     static std::atomic<bool> warned{false};
     foreign_policy policy = options().foreign;

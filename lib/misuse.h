@@ -15,6 +15,13 @@ void report_double_free(const void *p);
 // A pointer `offset` bytes behind the start of an object, or of a run of `size` bytes.
 void report_interior(const kmem_cache &c, const void *p, size_t offset);
 void report_interior(const void *p, size_t size, size_t offset);
+// free() or kfree() of a block of the page allocator's.
+void report_page_freed(const void *p);
+// Memory that is not the page allocator's, given to its `operation`.
+void report_not_pages(const void *p, const char *operation);
+// A page that is not the first of a block of this order, but lies in the block at `head`.
+void report_wrong_block(const void *p, unsigned order, const void *head, unsigned head_order,
+                        const char *operation);
 // A pointer into no memory of Pagoda's, by the `foreign` option.
 void report_foreign(const void *p);
 

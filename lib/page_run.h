@@ -7,7 +7,7 @@
 
 namespace pagoda {
 
-// A run of `pages` pages aligned to 2^align_order pages (<= 9), or NULL. *zeroed (may be NULL): it
+// A run of `pages` pages aligned to 2^align_order pages (<= 18), or NULL. *zeroed (may be NULL): it
 // reads as zero. Runs of exactly a class's pages are freed into that class's cache.
 void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed);
 
@@ -30,6 +30,8 @@ void *run_head(const void *p);
 void *run_alloc_class(kmem_cache &c, gfp_t gfp);
 void run_free_class(kmem_cache &c, void *run, gfp_t gfp);
 
+// Pages that are nobody's any more, to the zone; where its lock cannot be had, when it can.
+void run_give_back(uint32_t first, uint32_t pages, gfp_t gfp);
 // Gives back the runs whose free could not wait for the zone. Blocking.
 void runs_free_deferred();
 

@@ -19,7 +19,8 @@ struct vm_area {
     size_t bytes;  // the owner's, from the start
     size_t mapped; // at least as many: what is left of an earlier owner's may stay mapped
     vm_state state;
-    bool lost; // somebody else maps something there: never used again
+    bool lost;    // somebody else maps something there: never used again
+    bool guarded; // busy: nothing is mapped behind `bytes`, ever
 };
 
 class vm_range {

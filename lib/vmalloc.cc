@@ -114,16 +114,16 @@ vm_area *find_cached(size_t bytes, size_t align) {
     return best;
 }
 
-void ask_for_huge_pages(uintptr_t at, size_t bytes) {
+void ask_for_huge_pages(uintptr_t at, size_t bytes, bool wanted) {
     thp_policy thp = options().thp;
     if (thp == thp_policy::never || bytes < kHugeArea)
         return;
-    if (thp == thp_policy::always || zone_normal().live_bytes() + bytes >= kHugeHeap)
+    if (wanted || thp == thp_policy::always || zone_normal().live_bytes() + bytes >= kHugeHeap)
         sys::hint_huge(at, bytes, true);
 }
 
 // Takes addresses and maps `bytes` there, stepping over what others have mapped.
-vm_area *map_new(size_t bytes, size_t align) {
+vm_area *map_new(size_t bytes, size_t align, bool huge) {
     for (int attempt = 0; attempt < 64; attempt++) {
         lock.lock();
         vm_area *a = range.take(granules_for(bytes),
@@ -133,7 +133,7 @@ vm_area *map_new(size_t bytes, size_t align) {
             return nullptr;
         int r = sys::map_at(vm_range::address(a), bytes);
         if (r == 0) {
-            ask_for_huge_pages(vm_range::address(a), bytes);
+            ask_for_huge_pages(vm_range::address(a), bytes, huge);
             a->mapped = bytes;
             return a;
         }
@@ -196,15 +196,24 @@ bool map_in_place(vm_area *a, size_t bytes) {
     return true;
 }
 
-// Makes a freed area serve `bytes`. What it has beyond stays mapped: sizes that vary would map and
-// unmap for ever.
-bool fit(vm_area *a, size_t bytes) { return bytes <= a->mapped || map_in_place(a, bytes); }
+// Makes a freed area serve `bytes`. What it has beyond stays mapped, except behind guards: sizes
+// that vary would map and unmap for ever.
+bool fit(vm_area *a, size_t bytes, bool guarded) {
+    return (bytes <= a->mapped && !guarded) || map_in_place(a, bytes);
+}
 
 } // namespace
 
 mutex &vmalloc_lock() { return lock; }
 
-void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
+namespace {
+
+struct area_kind {
+    bool guarded;
+    bool huge;
+};
+
+void *alloc_area(size_t bytes, size_t align, area_kind kind, gfp_t gfp, bool *zeroed) {
     if (!gfpflags_allow_blocking(gfp) || bytes > kVmallocSpan / 2 || align > kVmallocSpan / 4)
         return nullptr;
     bytes = page_round(bytes);
@@ -219,8 +228,8 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     if (there < bytes)
         note_miss(bytes - there);
     lock.unlock();
-    if (a != nullptr && !fit(a, bytes)) { // a neighbour, or a limit: it waits for another size
-        lock_guard g(lock);
+    if (a != nullptr && !fit(a, bytes, kind.guarded)) {
+        lock_guard g(lock); // a neighbour, or a limit: it waits for another size
         cache(a);
         a = nullptr;
     }
@@ -228,16 +237,17 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     if (fresh) {
         zone_normal().make_room();
         zone_normal().pay_for(bytes);
-        a = map_new(bytes, align);
+        a = map_new(bytes, align, kind.huge);
         if (a == nullptr) {
             zone_normal().squeeze(bytes);
-            a = map_new(bytes, align);
+            a = map_new(bytes, align, kind.huge);
         }
         if (a == nullptr)
             return nullptr;
     }
     lock.lock();
     a->bytes = bytes;
+    a->guarded = kind.guarded;
     stats_now.areas++;
     stats_now.served++;
     account(a, 1);
@@ -245,6 +255,31 @@ void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
     if (zeroed != nullptr)
         *zeroed = fresh;
     return reinterpret_cast<void *>(vm_range::address(a));
+}
+
+} // namespace
+
+void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
+    return alloc_area(bytes, align, {false, false}, gfp, zeroed);
+}
+
+void *vmalloc_alloc_guarded(size_t bytes, bool huge, gfp_t gfp, bool *zeroed) {
+    return alloc_area(bytes, kPageSize, {true, huge}, gfp, zeroed);
+}
+
+bool vmalloc_guard(void *p) {
+    lock.lock();
+    vm_area *a = busy_area(p);
+    if (a != nullptr)
+        account(a, -1);
+    lock.unlock();
+    if (a == nullptr)
+        return false;
+    bool done = map_in_place(a, a->bytes);
+    lock_guard g(lock);
+    a->guarded = a->guarded || done;
+    account(a, 1);
+    return done;
 }
 
 vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gfp) {
@@ -318,6 +353,7 @@ vm_area *move_area(vm_area *a, size_t bytes) {
     lock_guard g(lock);
     if (r == 0) {
         to->mapped = bytes;
+        to->guarded = a->guarded;
         range.release(a);
         stats_now.moved++;
         return to;
@@ -343,9 +379,11 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
     if (a == nullptr)
         return nullptr;
     bool fits = bytes <= a->mapped;
-    if (bytes < a->bytes)
-        map_in_place(a, bytes); // if not, the rest is slack
-    else if (!fits)
+    if (bytes < a->bytes) {
+        if (!map_in_place(a, bytes) && a->guarded)
+            bytes = a->bytes; // sealed by the program: it stays as long as it is
+        // Without guards the rest is slack.
+    } else if (!fits)
         fits = map_in_place(a, bytes);
     vm_area *now = fits ? a : move_area(a, bytes);
     lock_guard g(lock);

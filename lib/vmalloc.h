@@ -14,6 +14,11 @@ namespace pagoda {
 // `bytes` at a multiple of `align` (a power of two), page-granular; NULL at a limit or when the
 // flags do not allow to wait. *zeroed (may be NULL): the memory reads as zero.
 void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed);
+// The same, for vmalloc(): the page behind the area's last is never mapped, whatever its addresses
+// held before and however it is resized. `huge`: of huge pages where there can be.
+void *vmalloc_alloc_guarded(size_t bytes, bool huge, gfp_t gfp, bool *zeroed);
+// Makes the area that starts at p one of those. False: that cannot be. Blocks.
+bool vmalloc_guard(void *p);
 
 // What `p` is to vmalloc.
 enum class vm_pointer : uint8_t { none, area, freed_area, interior };

@@ -27,7 +27,7 @@ class BuddyTest : public ::testing::Test {
 
     uint32_t take(unsigned order) { return buddy_.take(order, &dirty_); }
     uint32_t take_exact(uint32_t count) { return buddy_.take_exact(count, &dirty_); }
-    uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, &dirty_); }
+    uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, 1, &dirty_); }
     std::vector<uint64_t> free_blocks() const {
         std::vector<uint64_t> counts;
         for (unsigned order = 0; order <= kPageblockOrder; order++)
@@ -130,6 +130,15 @@ TEST_F(BuddyTest, WholePageblocksWithMemoryGoFirst) {
     EXPECT_TRUE(buddy_.would_break_clean(0));
     EXPECT_EQ(take(kPageblockOrder), 0u);
     EXPECT_EQ(dirty_, 0u);
+}
+
+TEST_F(BuddyTest, PageblocksInARowStartWhereAsked) {
+    buddy_.release(kPageblockPages, 4 * kPageblockPages, false); // blocks 1 to 4
+    EXPECT_EQ(buddy_.take_blocks(2, 2, &dirty_), 2 * kPageblockPages);
+    EXPECT_EQ(buddy_.take_blocks(2, 2, &dirty_), kNoPage);
+    EXPECT_EQ(buddy_.take_blocks(1, 4, &dirty_), 4 * kPageblockPages);
+    EXPECT_EQ(buddy_.take_blocks(1, 1, &dirty_), kPageblockPages);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 
 TEST_F(BuddyTest, ASmallerBlockSavesTheCleanPageblock) {
@@ -361,7 +370,7 @@ class model {
 
     void take_blocks(uint32_t count) {
         uint32_t marked = 0;
-        uint32_t first = buddy_.take_blocks(count, &marked);
+        uint32_t first = buddy_.take_blocks(count, 1, &marked);
         if (first == kNoPage) {
             ASSERT_FALSE(has_free(count * kPageblockPages, kPageblockPages)) << count << " blocks";
             return;

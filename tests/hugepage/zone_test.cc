@@ -75,15 +75,30 @@ TEST(ZoneTest, HandsOutExactPages) {
 
 TEST(ZoneTest, AlignsAsAsked) {
     in_fresh_zone([](zone &z) {
-        for (unsigned align = 0; align <= kPageblockOrder; align++) {
+        for (unsigned align = 0; align <= kPageblockOrder + 3; align++) {
             ASSERT_NE(get(1), kNoPage); // moves what comes next off its place
             uint32_t first = get(1, GFP_KERNEL, align);
             ASSERT_NE(first, kNoPage);
             EXPECT_EQ(first % (1u << align), 0u);
         }
-        EXPECT_EQ(z.stats().allocated, 20u);
-        EXPECT_EQ(get(1, GFP_KERNEL, kPageblockOrder + 1), kNoPage);
-        EXPECT_EQ(z.stats().allocated, 20u);
+        EXPECT_EQ(z.stats().allocated, 26u);
+        EXPECT_EQ(get(1, GFP_KERNEL, 19), kNoPage); // 2 GiB: no zone's start is so well aligned
+        EXPECT_EQ(z.stats().allocated, 26u);
+        EXPECT_TRUE(z.consistent());
+    });
+}
+
+TEST(ZoneTest, AlignsMoreThanAPageblock) {
+    in_fresh_zone([](zone &z) {
+        for (unsigned order = kPageblockOrder + 1; order <= kPageblockOrder + 4; order++) {
+            for (int i = 0; i < 3; i++) {
+                ASSERT_NE(get(kPageblockPages), kNoPage);
+                uint32_t first = get(1u << order, GFP_KERNEL, order);
+                ASSERT_NE(first, kNoPage);
+                EXPECT_EQ(first % (1u << order), 0u);
+            }
+        }
+        EXPECT_TRUE(z.consistent());
     });
 }
 

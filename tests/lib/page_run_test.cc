@@ -77,7 +77,7 @@ TEST_F(page_run, that_cannot_be_had_is_null) {
         EXPECT_EQ(run_alloc(100'000, 9, GFP_KERNEL, nullptr), nullptr);
         sys::inject_failures(0, 0);
         EXPECT_EQ(runs_stats().served, before.served);
-        EXPECT_EQ(run_alloc(1, 10, GFP_KERNEL, nullptr), nullptr) << "an alignment too large";
+        EXPECT_EQ(run_alloc(1, 19, GFP_KERNEL, nullptr), nullptr) << "an alignment too large";
     })));
 }
 

@@ -1,0 +1,81 @@
+#include "lib/page_ref.h"
+
+#include "hugepage/report.h"
+
+#include <pagoda/mm.h>
+
+namespace pagoda {
+
+void page_refs_put(const ::page *p, uint32_t count, const char *operation) {
+    uint32_t index = pages_index(p, operation);
+    if (index == kNoPage)
+        return;
+    uint32_t head = pages_compound_head(index);
+    page &pg = page_at(head);
+    if (pg.order > 0 && (pg.flags & kPageCompound) == 0 &&
+        pg.refs.load(std::memory_order_relaxed) == count) {
+        // One page of it would be free and the others lost.
+        text_buffer<192> t;
+        t << operation << " of the last reference to " << page_address(head)
+          << ", a block of order " << uint32_t{pg.order}
+          << " that is not compound: __free_pages frees it";
+        misuse(t);
+        return;
+    }
+    if (pages_drop(head, count))
+        pages_release(head, GFP_KERNEL);
+}
+
+} // namespace pagoda
+
+using namespace pagoda;
+
+PAGODA_EXPORT bool pagoda_virt_addr_valid(const void *address) {
+    return class_of_pointer(address) != kClassNone;
+}
+
+PAGODA_EXPORT int pagoda_page_ref_count(const ::page *p) {
+    uint32_t index = pages_index(p, "page_ref_count");
+    return index != kNoPage ? static_cast<int>(page_at(index).refs.load(std::memory_order_relaxed))
+                            : 0;
+}
+
+PAGODA_EXPORT int pagoda_page_ref_add_return(::page *p, int n) {
+    uint32_t index = pages_index(p, "page_ref_add");
+    return index != kNoPage
+               ? static_cast<int>(page_at(index).refs.fetch_add(static_cast<uint32_t>(n)) +
+                                  static_cast<uint32_t>(n))
+               : 0;
+}
+
+PAGODA_EXPORT bool pagoda_page_ref_replace(::page *p, int from, int to) {
+    uint32_t index = pages_index(p, "page_ref");
+    auto expected = static_cast<uint32_t>(from);
+    return index != kNoPage &&
+           page_at(index).refs.compare_exchange_strong(expected, static_cast<uint32_t>(to));
+}
+
+PAGODA_EXPORT ::page *pagoda_compound_head(const ::page *p) {
+    uint32_t index = pages_index(p, "compound_head");
+    return index != kNoPage ? public_page(pages_compound_head(index)) : const_cast<::page *>(p);
+}
+
+PAGODA_EXPORT unsigned pagoda_compound_order(const ::page *p) {
+    uint32_t index = pages_index(p, "compound_order");
+    return index != kNoPage && page_at(index).flags == (kPageHead | kPageCompound)
+               ? page_at(index).order
+               : 0;
+}
+
+PAGODA_EXPORT void pagoda_get_page(::page *p) {
+    uint32_t index = pages_index(p, "get_page");
+    if (index != kNoPage)
+        page_at(pages_compound_head(index)).refs.fetch_add(1);
+}
+
+PAGODA_EXPORT void pagoda_put_page(::page *p) { page_refs_put(p, 1, "put_page"); }
+
+PAGODA_EXPORT void pagoda_page_frag_drop(::page *p, unsigned count) {
+    if (count != 0)
+        page_refs_put(p, count, "page_frag_cache_drain");
+}

@@ -1,0 +1,46 @@
+// The page allocator's face (pagoda/mm.h): blocks of 2^order pages from the zones, struct page and
+// references. Page records of blocks that are in use say what each page is; page_class says first
+// whether a page is the page allocator's at all, so records of other pages need not be kept clean.
+#pragma once
+
+#include "hugepage/page.h"
+
+#include <pagoda/gfp.h>
+
+struct page; // what programs see of a pagoda::page
+
+namespace pagoda {
+
+// struct page's flags.
+inline constexpr uint32_t kPageHead = 1;     // a block begins here; it has `order` and `refs`
+inline constexpr uint32_t kPageTail = 2;     // `head` says where its block begins
+inline constexpr uint32_t kPageCompound = 4; // of both: the block is a compound page
+
+// A block of 2^order pages; its first page's index, or kNoPage.
+uint32_t pages_alloc(unsigned order, gfp_t gfp);
+// Drops one reference, with all that __free_pages() promises.
+void pages_free(const ::page *block, unsigned order, gfp_t gfp);
+
+// Index of a page that the page allocator's callers have; kNoPage, after a report that names the
+// `operation`: it is none.
+uint32_t pages_index(const ::page *p, const char *operation);
+// First page of the compound page that a page belongs to; the page itself where there is none.
+uint32_t pages_compound_head(uint32_t index);
+// Drops `count` references of a block's first page. True: they were the last, and the block is the
+// caller's to release. False too where there are fewer, which is reported.
+bool pages_drop(uint32_t head, uint32_t count);
+// The block that begins there is free.
+void pages_release(uint32_t head, gfp_t gfp);
+
+inline ::page *public_page(uint32_t index) {
+    return reinterpret_cast<::page *>(g_pagemap.memmap + index);
+}
+
+struct pages_stats {
+    uint64_t blocks; // live
+    uint64_t pages;  // live
+    uint64_t served; // blocks, ever
+};
+pages_stats pages_get_stats();
+
+} // namespace pagoda
