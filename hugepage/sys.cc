@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 
 namespace pagoda::sys {
@@ -266,6 +267,33 @@ bool rseq_fence() {
         return false;
     return !failed(call(SYS_membarrier, kMembarrierRseq));
 }
+
+long copy_process(int process, uintptr_t local, uintptr_t remote, size_t len, bool to_remote) {
+    iovec mine = {reinterpret_cast<void *>(local), len};
+    iovec theirs = {reinterpret_cast<void *>(remote), len};
+    return call(to_remote ? SYS_process_vm_writev : SYS_process_vm_readv, process, ptr(&mine), 1,
+                ptr(&theirs), 1, 0);
+}
+
+int pipe(int ends[2]) { return static_cast<int>(call(SYS_pipe2, ptr(ends), O_CLOEXEC)); }
+
+long read(int fd, uintptr_t to, size_t len) {
+    long r;
+    do
+        r = call(SYS_read, fd, addr(to), size(len));
+    while (r == -EINTR);
+    return r;
+}
+
+long write(int fd, uintptr_t from, size_t len) {
+    long r;
+    do
+        r = call(SYS_write, fd, addr(from), size(len));
+    while (r == -EINTR);
+    return r;
+}
+
+void close(int fd) { call(SYS_close, fd); }
 
 long read_file(const char *path, char *buf, size_t cap) {
     long fd = call(SYS_openat, AT_FDCWD, ptr(path), O_RDONLY | O_CLOEXEC);

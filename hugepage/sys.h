@@ -64,6 +64,17 @@ bool unfiltered();
 // False when the kernel has no such call.
 bool rseq_fence();
 
+// Copies that check addresses.
+// Between this process's memory and `remote` in that process (its pid may be this one's). Bytes
+// copied, fewer where an address is bad, or -errno: -EFAULT, -EPERM, -ESRCH, -ENOSYS.
+long copy_process(int process, uintptr_t local, uintptr_t remote, size_t len, bool to_remote);
+// Both ends close on exec. 0 or -errno.
+int pipe(int ends[2]);
+// Bytes or -errno; repeated where a signal came between.
+long read(int fd, uintptr_t to, size_t len);
+long write(int fd, uintptr_t from, size_t len);
+void close(int fd);
+
 // Files, for options and reports.
 // Reads at most cap-1 bytes, ends them with 0; returns the length or -errno.
 long read_file(const char *path, char *buf, size_t cap);
