@@ -19,6 +19,7 @@ struct option_values {
     uint8_t hugetlb_shift = 0;       // 21 or 30; 0: no hugetlb pages
     uint32_t hugetlb_pages = 0;      // how many of them at most
     uint64_t dirty_bytes = 8u << 20; // free memory kept for reuse whatever the heap's size
+    uint64_t highmem_bytes = 0;      // of the HIGHMEM zone; 0: it is empty
     bool exit_check = true;          // look for double frees in the caches at exit
     char exit_report[512] = {};      // file that gets one JSON line at exit; empty: none
 };

@@ -3,6 +3,7 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/thread.h"
 
 #include <errno.h>
 
@@ -12,6 +13,7 @@ namespace {
 uint64_t bytes_of(uint32_t pages) { return uint64_t{pages} << kPageShift; }
 
 void charge(uint32_t pages) {
+    slow_path scope; // what pays takes locks
     zone_normal().pay_for(bytes_of(pages));
     zone_normal().note_vmalloc(static_cast<int64_t>(bytes_of(pages)), 0);
 }

@@ -22,7 +22,8 @@ bool are_defaults() {
     return o.on_error == d.on_error && o.foreign == d.foreign && o.thp == d.thp &&
            o.percpu == d.percpu && o.hugetlb_shift == d.hugetlb_shift &&
            o.hugetlb_pages == d.hugetlb_pages && o.dirty_bytes == d.dirty_bytes &&
-           o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
+           o.highmem_bytes == d.highmem_bytes && o.exit_check == d.exit_check &&
+           strcmp(o.exit_report, d.exit_report) == 0;
 }
 
 int parse(const std::string &list) { return parse_options(list.c_str(), true); }
@@ -47,6 +48,7 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
         {"dirty=1G", [](auto &o) { return o.dirty_bytes == 1 << 30; }},
         {"dirty=1T", [](auto &o) { return o.dirty_bytes == uint64_t{1} << 40; }},
         {"dirty=70000", [](auto &o) { return o.dirty_bytes == 70000; }},
+        {"highmem=4G", [](auto &o) { return o.highmem_bytes == uint64_t{4} << 30; }},
         {"percpu=mm_cid", [](auto &o) { return o.percpu == percpu_policy::mm_cid; }},
         {"percpu=cpu_id", [](auto &o) { return o.percpu == percpu_policy::cpu_id; }},
         {"percpu=off", [](auto &o) { return o.percpu == percpu_policy::off; }},
