@@ -20,6 +20,7 @@ enum class lock_rank : uint8_t {
     meta,    // metadata of the layers above
     sheaves, // the pool of sheaves
     grace,   // grace periods
+    maps,    // memfd pages and where they are mapped; several, never two at a time
     report,  // output, leaf
 };
 

@@ -4,13 +4,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <linux/futex.h>
+#include <linux/memfd.h>
 #include <linux/mempolicy.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <sys/uio.h>
 #include <time.h>
 
 namespace pagoda::sys {
@@ -217,6 +223,12 @@ bool single_node() {
     return count <= 1;
 }
 
+uint64_t total_memory() {
+    struct sysinfo info = {};
+    call(SYS_sysinfo, ptr(&info));
+    return (uint64_t{info.totalram} + info.totalswap) * info.mem_unit;
+}
+
 unsigned long auxv(unsigned long type) { return getauxval(type); }
 
 uint64_t random_bits() {
@@ -271,6 +283,101 @@ bool rseq_fence() {
         return false;
     return !failed(call(SYS_membarrier, kMembarrierRseq));
 }
+
+int memfd(const char *name) {
+    constexpr unsigned kNoExecSeal = 8; // 6.3
+    long fd = call(SYS_memfd_create, ptr(name), MFD_CLOEXEC | kNoExecSeal);
+    if (fd == -EINVAL)
+        fd = call(SYS_memfd_create, ptr(name), MFD_CLOEXEC);
+    if (fd < 0 || fd > 2)
+        return static_cast<int>(fd);
+    int high = duplicate(static_cast<int>(fd)); // the first three mean something to programs
+    close(static_cast<int>(fd));
+    return high;
+}
+
+int duplicate(int fd) { return static_cast<int>(call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3)); }
+
+int64_t file_size(int fd) {
+    struct stat status;
+    long r = call(SYS_fstat, fd, ptr(&status));
+    return failed(r) ? r : status.st_size;
+}
+
+int set_file_size(int fd, uint64_t bytes) {
+    if (bytes > resource_limit(RLIMIT_FSIZE))
+        return -EFBIG; // the call would be answered with SIGXFSZ
+    return static_cast<int>(call(SYS_ftruncate, fd, size(bytes)));
+}
+
+int reserve_in_file(int fd, uint64_t offset, uint64_t bytes) {
+    if (injected())
+        return -ENOMEM;
+    // In pieces: a signal undoes the one it interrupts.
+    constexpr uint64_t kPiece = kPageblockSize;
+    for (uint64_t end = offset + bytes; offset < end;) {
+        uint64_t piece = min_of(kPiece, end - offset);
+        long r = call(SYS_fallocate, fd, 0, size(offset), size(piece));
+        if (r == -EINTR)
+            continue;
+        if (r != 0)
+            return static_cast<int>(r);
+        offset += piece;
+    }
+    return 0;
+}
+
+int discard_in_file(int fd, uint64_t offset, uint64_t bytes) {
+    return static_cast<int>(call(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 size(offset), size(bytes)));
+}
+
+int map_file_over(uintptr_t at, size_t len, int prot, int fd, uint64_t offset) {
+    if (injected())
+        return -ENOMEM;
+    long r = call(SYS_mmap, addr(at), size(len), prot, MAP_SHARED | MAP_FIXED, fd, size(offset));
+    return failed(r) ? static_cast<int>(r) : 0;
+}
+
+long reserve_anywhere(size_t len) {
+    if (injected())
+        return -ENOMEM;
+    return call(SYS_mmap, 0, size(len), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                0);
+}
+
+int hide(uintptr_t at, size_t len) {
+    long r = call(SYS_mmap, addr(at), size(len), PROT_NONE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return failed(r) ? static_cast<int>(r) : 0;
+}
+
+long copy_process(int process, uintptr_t local, uintptr_t remote, size_t len, bool to_remote) {
+    iovec mine = {reinterpret_cast<void *>(local), len};
+    iovec theirs = {reinterpret_cast<void *>(remote), len};
+    return call(to_remote ? SYS_process_vm_writev : SYS_process_vm_readv, process, ptr(&mine), 1,
+                ptr(&theirs), 1, 0);
+}
+
+int pipe(int ends[2]) { return static_cast<int>(call(SYS_pipe2, ptr(ends), O_CLOEXEC)); }
+
+long read(int fd, uintptr_t to, size_t len) {
+    long r;
+    do
+        r = call(SYS_read, fd, addr(to), size(len));
+    while (r == -EINTR);
+    return r;
+}
+
+long write(int fd, uintptr_t from, size_t len) {
+    long r;
+    do
+        r = call(SYS_write, fd, addr(from), size(len));
+    while (r == -EINTR);
+    return r;
+}
+
+void close(int fd) { call(SYS_close, fd); }
 
 long read_file(const char *path, char *buf, size_t cap) {
     long fd = call(SYS_openat, AT_FDCWD, ptr(path), O_RDONLY | O_CLOEXEC);

@@ -51,7 +51,8 @@ size_t page_size();   // of the OS, read at run time
 uint32_t cpu_slots(); // an upper bound of every CPU number and mm_cid + 1
 // The last CPU of a list as in /sys ("0-3,8-11") + 1; 0 for none.
 uint32_t cpus_in_list(const char *list, long length);
-bool single_node(); // false where memory is not uniform, or when that cannot be known
+bool single_node();      // false where memory is not uniform, or when that cannot be known
+uint64_t total_memory(); // of the machine, with swap, in bytes
 unsigned long auxv(unsigned long type); // getauxval
 uint64_t random_bits();                 // for address space layout only
 uint64_t now_ms();                      // monotonic, coarse: no system call where there is a vDSO
@@ -66,6 +67,35 @@ bool unfiltered();
 // False when the kernel has no such call.
 bool rseq_fence();
 
+// Memory with a file behind it, which can be mapped more than once.
+// An empty file in memory that closes on exec. Its descriptor (3 or above) or -errno.
+int memfd(const char *name);
+int duplicate(int fd);     // likewise
+int64_t file_size(int fd); // or -errno
+int set_file_size(int fd, uint64_t bytes);
+// Memory for a part of the file, now: touching it later cannot fail. 0 or -errno (-ENOSPC too).
+int reserve_in_file(int fd, uint64_t offset, uint64_t bytes);
+// Gives the memory of a part of the file back, which reads as zero afterwards. 0 or -errno.
+int discard_in_file(int fd, uint64_t offset, uint64_t bytes);
+// Shared pages of the file at `at`; what is mapped there, which is the caller's, is replaced.
+// 0 or -errno.
+int map_file_over(uintptr_t at, size_t len, int prot, int fd, uint64_t offset);
+// Inaccessible addresses of the kernel's choice. Or -errno, by failed().
+long reserve_anywhere(size_t len);
+// Makes a part of such a reservation inaccessible again. 0 or -errno.
+int hide(uintptr_t at, size_t len);
+
+// Copies that check addresses.
+// Between this process's memory and `remote` in that process (its pid may be this one's). Bytes
+// copied, fewer where an address is bad, or -errno: -EFAULT, -EPERM, -ESRCH, -ENOSYS.
+long copy_process(int process, uintptr_t local, uintptr_t remote, size_t len, bool to_remote);
+// Both ends close on exec. 0 or -errno.
+int pipe(int ends[2]);
+// Bytes or -errno; repeated where a signal came between.
+long read(int fd, uintptr_t to, size_t len);
+long write(int fd, uintptr_t from, size_t len);
+void close(int fd);
+
 // Files, for options and reports.
 // Reads at most cap-1 bytes, ends them with 0; returns the length or -errno.
 long read_file(const char *path, char *buf, size_t cap);
@@ -77,8 +107,8 @@ void write_stderr(const char *text, size_t len);                 // best effort
 [[noreturn]] void abort_process();                               // SIGABRT, whatever is installed
 
 // Fault injection, for tests.
-// The next `skip` memory-taking calls (map_at, map_hugetlb_at, reserve_at, extend, move_pages)
-// succeed, the `fail` after them return -ENOMEM.
+// The next `skip` memory-taking calls (map_at, map_hugetlb_at, reserve_at, extend, move_pages,
+// reserve_in_file, map_file_over, reserve_anywhere) succeed, the `fail` after them return -ENOMEM.
 void inject_failures(int skip, int fail);
 
 } // namespace pagoda::sys

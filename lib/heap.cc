@@ -6,6 +6,7 @@
 #include "hugepage/zone.h"
 #include "lib/debug_marks.h"
 #include "lib/drain.h"
+#include "lib/highmem.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
@@ -379,6 +380,7 @@ void heap_before_fork() {
     meta_lock().lock_for_fork();
     sheaf_lock().lock_for_fork();
     rcu_lock().lock_for_fork();
+    maps_lock_for_fork();
 }
 
 void heap_after_fork(bool child) {
@@ -389,6 +391,7 @@ void heap_after_fork(bool child) {
             thread_slots_after_fork_in_child();
             rcu_after_fork_in_child();
         }
+        maps_unlock_after_fork(child);
         mutex *const single[] = {&rcu_lock(),           &sheaf_lock(),   &meta_lock(),
                                  &zone_normal().lock(), &vmalloc_lock(), &thread_slot_lock(),
                                  &drain_lock(),         &init_lock};

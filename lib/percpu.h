@@ -47,6 +47,7 @@ struct thread_state {
     int32_t no_id;       // kNoCpu
     uint8_t depth;       // > 0: inside a slow path; a nested entry is a signal handler
     uint8_t slot_state;  // see thread_slot.cc
+    uint16_t kmap_top;   // the newest mapping of kmap_local_page, see kmap.cc
     uint64_t slot;       // address of this thread's slot, 0 = none
     struct group *group; // that accounted allocations are charged to
 };

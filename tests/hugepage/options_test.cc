@@ -24,7 +24,8 @@ bool are_defaults() {
            o.hugetlb_pages == d.hugetlb_pages && o.dirty_bytes == d.dirty_bytes &&
            o.boot_bytes == d.boot_bytes && o.mem_bytes == d.mem_bytes &&
            o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
-           o.contig_bytes == d.contig_bytes && o.exit_check == d.exit_check &&
+           o.contig_bytes == d.contig_bytes &&
+           o.highmem_bytes == d.highmem_bytes && o.exit_check == d.exit_check &&
            strcmp(o.exit_report, d.exit_report) == 0;
 }
 
@@ -56,6 +57,7 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
          [](auto &o) { return o.exclude_from == 14 << 20 && o.exclude_to == 16 << 20; }},
         {"memexclude=0-4096", [](auto &o) { return o.exclude_from == 0 && o.exclude_to == 4096; }},
         {"contig=64M", [](auto &o) { return o.contig_bytes == 64 << 20; }},
+        {"highmem=4G", [](auto &o) { return o.highmem_bytes == uint64_t{4} << 30; }},
         {"percpu=mm_cid", [](auto &o) { return o.percpu == percpu_policy::mm_cid; }},
         {"percpu=cpu_id", [](auto &o) { return o.percpu == percpu_policy::cpu_id; }},
         {"percpu=off", [](auto &o) { return o.percpu == percpu_policy::off; }},
