@@ -1,4 +1,4 @@
-"""The hit path of malloc and free, read from the machine code of the library that users run.
+"""The hit path of malloc and free, and of kmalloc and its like, read from the machine code of the library that users run.
 
 It is the straight line from the symbol to its first `ret`. Conditional jumps may leave it for the
 slow path; what is left must keep within a budget of instructions.
@@ -72,6 +72,12 @@ class HotPath(unittest.TestCase):
 
     def test_free(self):
         self.check("free", FREE_BUDGET, prefetch=False)
+
+    def test_kernel_names_cost_no_more(self):
+        # What kmalloc(64, GFP_KERNEL) with constant arguments calls.
+        self.check("pagoda_kmalloc_plain", MALLOC_BUDGET, prefetch=True)
+        self.check("pagoda_kmem_cache_alloc", MALLOC_BUDGET, prefetch=True)
+        self.check("pagoda_kfree", FREE_BUDGET, prefetch=False)
 
     def test_the_rule_sees_faults(self):
         good = "  10:\tmov    (%rdi),%rax\n  13:\tje     20 <slow>\n  15:\tret\n  16:\tnop\n"
