@@ -10,7 +10,7 @@
 namespace pagoda {
 namespace {
 
-mutex lock{lock_rank::callbacks};
+mutex lock{lock_rank::hooks};
 // All under the lock.
 notifier_block *chain = nullptr;
 const thread_state *caller = nullptr;   // the thread that walks the chain

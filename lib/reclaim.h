@@ -22,7 +22,7 @@ struct retry_rule {
 retry_rule retry_rule_for(gfp_t gfp, uint64_t bytes);
 
 // What scopes, and an interrupted slow path, leave of the flags.
-inline gfp_t gfp_now(gfp_t gfp) { return t_thread.depth != 0 ? as_atomic(gfp) : current_gfp(gfp); }
+inline gfp_t gfp_now(gfp_t gfp) { return t_thread.depth != 0 ? as_atomic(gfp) : scoped_gfp(gfp); }
 
 // One allocation's attempts. Not inside a slow_path: shrinkers free memory.
 class reclaim_loop {

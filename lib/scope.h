@@ -22,8 +22,7 @@ inline gfp_t as_atomic(gfp_t gfp) {
 // The flags with these scopes applied.
 gfp_t apply_scopes(gfp_t gfp, unsigned scopes);
 
-// The flags with the calling thread's scopes applied.
-inline gfp_t current_gfp(gfp_t gfp) {
+inline gfp_t scoped_gfp(gfp_t gfp) {
     return PAGODA_LIKELY(t_thread.scopes == 0) ? gfp : apply_scopes(gfp, t_thread.scopes);
 }
 
@@ -34,6 +33,12 @@ inline void might_alloc(gfp_t gfp) {
     if (kDebug && gfpflags_allow_blocking(gfp) &&
         (t_thread.depth != 0 || (t_thread.scopes & kScopeAtomic) != 0))
         report_blocking(gfp);
+}
+
+// The flags of an allocation with the calling thread's scopes applied.
+inline gfp_t current_gfp(gfp_t gfp) {
+    might_alloc(gfp);
+    return scoped_gfp(gfp);
 }
 
 } // namespace pagoda

@@ -31,7 +31,7 @@ struct visit {
     visit *next;
 };
 
-mutex lock{lock_rank::callbacks};
+mutex lock{lock_rank::hooks};
 record *first = nullptr; // both under the lock
 visit *visits = nullptr;
 std::atomic<uint32_t> registered{0};

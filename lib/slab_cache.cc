@@ -1,5 +1,6 @@
 #include "lib/slab_cache.h"
 
+#include "hugepage/zone.h"
 #include "lib/debug_layout.h"
 #include "lib/heap.h"
 #include "lib/misuse.h"

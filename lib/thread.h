@@ -33,7 +33,7 @@ class slow_path {
     // The flags to go on with. Without __GFP_IO nothing is given back to the system till the end of
     // this scope.
     gfp_t limit(gfp_t gfp) {
-        gfp = nested_ ? as_atomic(gfp) : current_gfp(gfp);
+        gfp = nested_ ? as_atomic(gfp) : scoped_gfp(gfp);
         if (PAGODA_UNLIKELY((gfp & (__GFP_DIRECT_RECLAIM | __GFP_IO)) == __GFP_DIRECT_RECLAIM) &&
             !keeps_memory_) {
             keeps_memory_ = true;

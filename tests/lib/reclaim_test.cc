@@ -235,7 +235,7 @@ TEST_F(reclaim, shrinkers_do_not_recurse) {
     struct shrinker *s = shrinker_alloc(0, "allocates");
     s->count_objects = [](struct shrinker *, struct shrink_control *) {
         deepest = max_of(deepest, ++depth);
-        EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_KERNEL | __GFP_MEMALLOC);
+        EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_KERNEL | __GFP_MEMALLOC);
         EXPECT_EQ(fail(kQuiet, kSmall), (tried{1, 0}));
         heap_free(heap_alloc(1000, GFP_KERNEL), GFP_KERNEL);
         errno = EDOM;

@@ -18,11 +18,11 @@ TEST(scope, save_returns_what_was_not_open_and_restore_closes_just_that) {
     EXPECT_EQ(inner, PAGODA_SCOPE_NOIO);
     EXPECT_EQ(memalloc_noio_save(), 0u);
     memalloc_noio_restore(0);
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_NOIO);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_NOIO);
     pagoda_memalloc_restore(inner);
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_NOFS);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_NOFS);
     pagoda_memalloc_restore(outer);
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_KERNEL);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_KERNEL);
     EXPECT_EQ(pagoda_memalloc_save(~7u), 0u) << "unknown scopes";
 }
 
@@ -49,7 +49,7 @@ TEST(scope, flags_in_each_scope) {
 
 TEST(scope, is_the_threads_own) {
     unsigned opened = memalloc_nofs_save();
-    std::thread([] { EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_KERNEL); }).join();
+    std::thread([] { EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_KERNEL); }).join();
     memalloc_nofs_restore(opened);
 }
 
@@ -59,13 +59,13 @@ TEST(scope, atomic_pairs_nest_and_an_end_too_many_does_nothing) {
     unsigned opened = memalloc_noio_save();
     for (int i = 0; i < 999; i++)
         pagoda_atomic_end();
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_ATOMIC);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_ATOMIC);
     pagoda_memalloc_restore(~0u);
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_ATOMIC) << "restore closed what begin opened";
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_ATOMIC) << "restore closed what begin opened";
     pagoda_atomic_end();
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_KERNEL);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_KERNEL);
     pagoda_atomic_end();
-    EXPECT_EQ(current_gfp(GFP_KERNEL), GFP_KERNEL);
+    EXPECT_EQ(scoped_gfp(GFP_KERNEL), GFP_KERNEL);
     static_cast<void>(opened);
 }
 
