@@ -9,6 +9,7 @@ namespace pagoda {
 
 pagemap g_pagemap;
 constinit zone g_zones[3];
+constinit thread_local uint32_t t_keeps_memory = 0;
 
 namespace {
 
@@ -229,7 +230,7 @@ uint32_t zone::take(uint32_t count, unsigned order, unsigned align_order, page_s
 
 bool zone::want_huge(unsigned order) const {
     thp_policy thp = options().thp;
-    return thp != thp_policy::never && order <= kPageblockOrder &&
+    return thp != thp_policy::never && order <= kPageblockOrder && may_give_back() &&
            buddy_.would_break_clean(order) &&
            (live_bytes() >= kHugeHeap || thp == thp_policy::always);
 }
@@ -405,7 +406,7 @@ bool zone::over_dirty_bound() {
 }
 
 void zone::balance() {
-    if (PAGODA_LIKELY(!over_dirty_bound()))
+    if (PAGODA_LIKELY(!over_dirty_bound()) || !may_give_back())
         return;
     if (sys::now_ms() < purge_pause_until_.load(std::memory_order_relaxed))
         return;
@@ -418,13 +419,15 @@ void zone::squeeze(uint64_t wanted) {
     if (wanted <= peak_bytes_.load(std::memory_order_relaxed))
         tight_.store(true, std::memory_order_relaxed);
     reclaim();
+    if (!may_give_back())
+        return;
     lock_guard g(purge_lock_);
     purge_locked(0, true);
     unmap_clean(0);
 }
 
 uint64_t zone::purge(uint64_t keep) {
-    if (!purge_lock_.try_lock())
+    if (!may_give_back() || !purge_lock_.try_lock())
         return 0; // one at a time; whoever is at it sees the newest counts
     bool addresses_too = tight_.load(std::memory_order_relaxed);
     uint64_t done = purge_locked(keep, addresses_too);

@@ -43,6 +43,11 @@ struct zone_stats {
     uint64_t set_aside;     // pages that somebody else manages
 };
 
+// Above 0: nothing that this thread does gives memory back to the system (no __GFP_IO).
+extern PAGODA_INTERNAL constinit thread_local uint32_t t_keeps_memory
+    __attribute__((tls_model("initial-exec")));
+inline bool may_give_back() { return t_keeps_memory == 0; }
+
 class zone {
   public:
     // `count` pages in a row, their first aligned to 2^align_order pages (at most 1 GiB). Blocking

@@ -9,9 +9,12 @@
 #include "lib/highmem.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
+#include "lib/oom.h"
 #include "lib/page_run.h"
 #include "lib/pages.h"
 #include "lib/rcu.h"
+#include "lib/reclaim.h"
+#include "lib/shrinker.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 
@@ -157,7 +160,10 @@ bool heap_init() {
     return heap_ready();
 }
 
-void *heap_alloc(size_t size, gfp_t gfp) {
+namespace {
+
+// One attempt each.
+void *try_alloc(size_t size, gfp_t gfp) {
     if (!heap_init())
         return nullptr;
     slow_path scope;
@@ -173,14 +179,7 @@ void *heap_alloc(size_t size, gfp_t gfp) {
     return finish(p, size, gfp, zeroed);
 }
 
-void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
-    if (align <= 16)
-        return heap_alloc(size, gfp);
-    // Slabs start on pages, so objects of a class are aligned to what divides its size.
-    if (align <= kPageSize && size <= kMaxSmall)
-        for (unsigned cls = class_for_size(max_of(size, align)); cls <= kSmallClasses; cls++)
-            if (kClassTable.info[cls].size % align == 0)
-                return heap_alloc(kClassTable.info[cls].size, gfp);
+void *try_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
     if (!heap_init())
         return nullptr;
     slow_path scope;
@@ -194,6 +193,23 @@ void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
     else
         p = alloc_large(max_of(round, kVmallocFrom + 1), align, gfp, &zeroed);
     return finish(p, size, gfp, zeroed);
+}
+
+} // namespace
+
+void *heap_alloc(size_t size, gfp_t gfp) {
+    return with_reclaim(gfp, size, [=] { return try_alloc(size, gfp); });
+}
+
+void *heap_alloc_aligned(size_t size, size_t align, gfp_t gfp) {
+    if (align <= 16)
+        return heap_alloc(size, gfp);
+    // Slabs start on pages, so objects of a class are aligned to what divides its size.
+    if (align <= kPageSize && size <= kMaxSmall)
+        for (unsigned cls = class_for_size(max_of(size, align)); cls <= kSmallClasses; cls++)
+            if (kClassTable.info[cls].size % align == 0)
+                return heap_alloc(kClassTable.info[cls].size, gfp);
+    return with_reclaim(gfp, size, [=] { return try_alloc_aligned(size, align, gfp); });
 }
 
 // A run of a class that is aligned: a cached one where it happens to be.
@@ -244,6 +260,7 @@ void heap_free(void *p, gfp_t gfp) {
     } else {
         free_elsewhere(p, gfp);
     }
+    note_freed(gfp);
 }
 
 size_t heap_usable_size(const void *p) {
@@ -284,6 +301,41 @@ static void free_outgrown(void *p, gfp_t gfp) {
     run_free_class(g_caches[cls], p, scope.limit(gfp));
 }
 
+// The area in place, or by moving its page tables.
+static void *resize_area(void *p, size_t size, gfp_t gfp) {
+    slow_path scope;
+    return class_of_pointer(p) == kClassNone ? vmalloc_resize(p, size, scope.limit(gfp)) : nullptr;
+}
+
+static void *try_grow(void *p, size_t old, size_t size, gfp_t gfp) {
+    if (old > kVmallocFrom)
+        if (void *moved = resize_area(p, size, gfp))
+            return moved;
+    void *fresh = try_alloc(size, gfp);
+    if (fresh == nullptr)
+        return nullptr;
+    memcpy(fresh, p, old);
+    free_outgrown(p, gfp);
+    return fresh;
+}
+
+static void *try_shrink(void *p, size_t old, size_t size, gfp_t gfp) {
+    if (old > kVmallocFrom && size > kVmallocFrom) {
+        if (void *moved = resize_area(p, size, gfp))
+            return moved;
+    } else if (size > kMaxClass && class_of_pointer(p) == kClassBigRun) {
+        slow_path scope;
+        if (run_shrink(p, pages_for(run_size(size)), scope.limit(gfp)))
+            return p;
+    }
+    void *fresh = try_alloc(size, gfp);
+    if (fresh == nullptr)
+        return p;
+    memcpy(fresh, p, size);
+    heap_free(p, gfp);
+    return fresh;
+}
+
 void *heap_realloc(void *p, size_t size, gfp_t gfp) {
     size_t old = heap_usable_size(p);
     if (old == 0) {
@@ -297,27 +349,9 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
         report_interior(p, old, reinterpret_cast<uintptr_t>(p) % kPageSize);
         return nullptr;
     }
-    if (size <= old && size > old / 2)
-        return p;
-    if (old > kVmallocFrom && size > kVmallocFrom) {
-        slow_path scope;
-        if (class_of_pointer(p) == kClassNone)
-            if (void *moved = vmalloc_resize(p, size, scope.limit(gfp)))
-                return moved;
-    } else if (size < old && size > kMaxClass && class_of_pointer(p) == kClassBigRun) {
-        slow_path scope;
-        if (run_shrink(p, pages_for(run_size(size)), scope.limit(gfp)))
-            return p;
-    }
-    void *fresh = heap_alloc(size, gfp);
-    if (fresh == nullptr)
-        return size <= old ? p : nullptr; // it still fits
-    memcpy(fresh, p, min_of(old, size));
-    if (size > old)
-        free_outgrown(p, gfp);
-    else
-        heap_free(p, gfp);
-    return fresh;
+    if (size <= old) // it still fits: no reason to press others for memory
+        return size > old / 2 ? p : try_shrink(p, old, size, gfp);
+    return with_reclaim(gfp, size, [=] { return try_grow(p, old, size, gfp); });
 }
 
 bool heap_trim(size_t keep) {
@@ -371,6 +405,8 @@ void heap_before_fork() {
     t_thread.depth++; // a handler in between must not wait for what we hold
     if (t_thread.depth > 1)
         return; // fork in a handler that interrupted us: the locks may be our own
+    shrinkers_lock().lock_for_fork();
+    oom_lock().lock_for_fork();
     init_lock.lock_for_fork();
     drain_lock().lock_for_fork();
     thread_slot_lock().lock_for_fork();
@@ -387,6 +423,8 @@ void heap_after_fork(bool child) {
     if (t_thread.depth == 1) {
         // Before the locks are free: a handler may come at once and allocate.
         if (child) {
+            shrinkers_after_fork_in_child();
+            oom_after_fork_in_child();
             zone_normal().after_fork_in_child();
             thread_slots_after_fork_in_child();
             rcu_after_fork_in_child();
@@ -394,7 +432,8 @@ void heap_after_fork(bool child) {
         maps_unlock_after_fork(child);
         mutex *const single[] = {&rcu_lock(),           &sheaf_lock(),   &meta_lock(),
                                  &zone_normal().lock(), &vmalloc_lock(), &thread_slot_lock(),
-                                 &drain_lock(),         &init_lock};
+                                 &drain_lock(),         &init_lock,      &oom_lock(),
+                                 &shrinkers_lock()};
         for (mutex *m : single) {
             if (child)
                 m->reset_in_child();

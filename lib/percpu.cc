@@ -19,7 +19,7 @@ namespace pagoda {
 
 const size_table kSizeTable = make_size_table();
 percpu_state g_percpu;
-constinit thread_local thread_state t_thread = {0, kNoCpu, 0, 0, 0, 0, nullptr};
+constinit thread_local thread_state t_thread = {0, kNoCpu, 0, 0, 0, 0, nullptr, 0, 0};
 
 namespace percpu {
 namespace {

@@ -50,6 +50,8 @@ struct thread_state {
     uint16_t kmap_top;   // the newest mapping of kmap_local_page, see kmap.cc
     uint64_t slot;       // address of this thread's slot, 0 = none
     struct group *group; // that accounted allocations are charged to
+    uint32_t atomics;    // pagoda_atomic_begin calls without their end
+    uint8_t scopes;      // see scope.h
 };
 extern PAGODA_INTERNAL constinit thread_local thread_state t_thread
     __attribute__((tls_model("initial-exec")));

@@ -1,5 +1,6 @@
 #include "lib/slab_cache.h"
 
+#include "hugepage/zone.h"
 #include "lib/debug_layout.h"
 #include "lib/heap.h"
 #include "lib/misuse.h"
@@ -220,7 +221,7 @@ uint32_t take_from_slabs(kmem_cache &c, void **out, uint32_t want, gfp_t gfp) {
             break;
         // A blocking caller makes a new slab without the lock: that may take system calls. It is
         // populated at once where it is small beside the class.
-        bool populate = may_block && c.slabs >= 16;
+        bool populate = may_block && c.slabs >= 16 && may_give_back();
         if (may_block)
             c.lock.unlock();
         slab *s = create(c, gfp, populate);

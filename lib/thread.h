@@ -3,7 +3,9 @@
 #pragma once
 
 #include "hugepage/base.h"
+#include "hugepage/zone.h"
 #include "lib/percpu.h"
+#include "lib/scope.h"
 #include "lib/thread_slot.h"
 
 #include <pagoda/gfp.h>
@@ -20,19 +22,29 @@ class slow_path {
     }
     ~slow_path() {
         std::atomic_signal_fence(std::memory_order_seq_cst);
+        if (PAGODA_UNLIKELY(keeps_memory_))
+            t_keeps_memory--;
         t_thread.depth--;
     }
     slow_path(const slow_path &) = delete;
     slow_path &operator=(const slow_path &) = delete;
 
     bool nested() const { return nested_; }
-    // The flags to go on with.
-    gfp_t limit(gfp_t gfp) const {
-        return nested_ ? (gfp & ~(__GFP_RECLAIM | __GFP_IO | __GFP_FS)) | GFP_ATOMIC : gfp;
+    // The flags to go on with. Without __GFP_IO nothing is given back to the system till the end of
+    // this scope.
+    gfp_t limit(gfp_t gfp) {
+        gfp = nested_ ? as_atomic(gfp) : scoped_gfp(gfp);
+        if (PAGODA_UNLIKELY((gfp & (__GFP_DIRECT_RECLAIM | __GFP_IO)) == __GFP_DIRECT_RECLAIM) &&
+            !keeps_memory_) {
+            keeps_memory_ = true;
+            t_keeps_memory++;
+        }
+        return gfp;
     }
 
   private:
     bool nested_;
+    bool keeps_memory_ = false;
 };
 
 } // namespace pagoda

@@ -12,7 +12,6 @@ namespace {
 // thread_state::slot_state
 constexpr uint8_t kNoSlotYet = 0;
 constexpr uint8_t kHasSlot = 1;
-constexpr uint8_t kGetting = 2; // pthread_setspecific may call calloc
 
 constexpr size_t kNextFreeAt = kSlotSize - 8; // links free slots
 
@@ -48,7 +47,7 @@ char *thread_slot() {
 void thread_slot_enter() {
     if (PAGODA_LIKELY(t_thread.slot_state != kNoSlotYet) || !have_key)
         return;
-    t_thread.slot_state = kGetting;
+    t_thread.slot_state = kGettingSlot;
     lock.lock();
     char *slot = free_slots;
     if (slot != nullptr) {

@@ -6,6 +6,9 @@
 
 namespace pagoda {
 
+// thread_state::slot_state while libc is asked to note the slot, for which it may allocate.
+inline constexpr uint8_t kGettingSlot = 2;
+
 // This thread's slot; NULL when nested in a signal handler, when the thread is past its end, or
 // when none could be had (the slabs serve then).
 char *thread_slot();

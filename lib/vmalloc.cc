@@ -116,7 +116,7 @@ vm_area *find_cached(size_t bytes, size_t align) {
 
 void ask_for_huge_pages(uintptr_t at, size_t bytes, bool wanted) {
     thp_policy thp = options().thp;
-    if (thp == thp_policy::never || bytes < kHugeArea)
+    if (thp == thp_policy::never || bytes < kHugeArea || !may_give_back())
         return;
     if (wanted || thp == thp_policy::always || zone_normal().live_bytes() + bytes >= kHugeHeap)
         sys::hint_huge(at, bytes, true);
@@ -380,11 +380,12 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
         return nullptr;
     bool fits = bytes <= a->mapped;
     if (bytes < a->bytes) {
-        if (!map_in_place(a, bytes) && a->guarded)
-            bytes = a->bytes; // sealed by the program: it stays as long as it is
+        if ((!may_give_back() || !map_in_place(a, bytes)) && a->guarded)
+            bytes = a->bytes; // sealed by the program, or no __GFP_IO: it stays as long as it is
         // Without guards the rest is slack.
-    } else if (!fits)
+    } else if (!fits) {
         fits = map_in_place(a, bytes);
+    }
     vm_area *now = fits ? a : move_area(a, bytes);
     lock_guard g(lock);
     if (now != nullptr)
@@ -395,7 +396,7 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
 
 uint64_t vmalloc_purge(uint64_t keep) {
     uint64_t done = 0;
-    for (;;) {
+    while (may_give_back()) {
         lock.lock();
         free_deferred();
         vm_area *a = stats_now.cached + stats_now.slack > keep ? cached_oldest : nullptr;
@@ -410,6 +411,7 @@ uint64_t vmalloc_purge(uint64_t keep) {
         done += a->mapped;
         unmap_and_release(a);
     }
+    return done;
 }
 
 vmalloc_stats vmalloc_get_stats() {

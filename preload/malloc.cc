@@ -21,7 +21,7 @@ inline size_t small_class(size_t size) { return kSizeTable.cls[(size + 15) / 16]
 inline bool is_small(size_t size) { return size < g_percpu.small_limit; }
 
 PAGODA_NOINLINE void *malloc_slow(size_t size) {
-    void *p = size <= PTRDIFF_MAX ? heap_alloc(size, GFP_KERNEL) : nullptr;
+    void *p = size <= PTRDIFF_MAX ? heap_alloc(size, kMallocFlags) : nullptr;
     if (p == nullptr)
         errno = ENOMEM;
     return p;
@@ -66,7 +66,7 @@ PAGODA_EXPORT void *calloc(size_t count, size_t size) noexcept {
             return memset(p, 0, bytes);
     }
 #endif
-    void *p = heap_alloc(bytes, GFP_KERNEL | __GFP_ZERO);
+    void *p = heap_alloc(bytes, kMallocFlags | __GFP_ZERO);
     if (p == nullptr)
         errno = ENOMEM;
     return p;
@@ -79,7 +79,7 @@ PAGODA_EXPORT void *realloc(void *p, size_t size) noexcept {
         free(p);
         return nullptr;
     }
-    void *q = size <= PTRDIFF_MAX ? heap_realloc(p, size, GFP_KERNEL) : nullptr;
+    void *q = size <= PTRDIFF_MAX ? heap_realloc(p, size, kMallocFlags) : nullptr;
     if (q == nullptr)
         errno = ENOMEM;
     return q;

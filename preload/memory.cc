@@ -15,7 +15,7 @@ namespace {
 
 void *aligned(size_t align, size_t size) {
     void *p = size <= PTRDIFF_MAX && align <= PTRDIFF_MAX
-                  ? heap_alloc_aligned(size, align, GFP_KERNEL)
+                  ? heap_alloc_aligned(size, align, kMallocFlags)
                   : nullptr;
     if (p == nullptr)
         errno = ENOMEM;

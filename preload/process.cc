@@ -5,6 +5,7 @@
 #include "hugepage/options.h"
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
+#include "lib/alloc_failure.h"
 #include "lib/drain.h"
 #include "lib/heap.h"
 #include "lib/memblock.h"
@@ -121,6 +122,7 @@ __attribute__((constructor(101))) void process_start() {
 __attribute__((destructor)) void process_exit() {
     if (!heap_ready())
         return;
+    write_alloc_failure();
     if (options().exit_check) {
         slow_path scope;
         if (!scope.nested())

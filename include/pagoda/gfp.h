@@ -91,6 +91,14 @@ static inline bool gfpflags_allow_blocking(gfp_t flags) {
 /* True when the caller may spin on a lock: false only for the _nolock family. */
 static inline bool gfpflags_allow_spinning(gfp_t flags) { return (flags & __GFP_RECLAIM) != 0; }
 
+/* The calling thread is where it must not wait (in a signal handler, or with a spinning lock held)
+ * from pagoda_atomic_begin() to the matching pagoda_atomic_end(); pairs nest. Every allocation and
+ * free in between is served as with GFP_ATOMIC, malloc and free too. Debug builds report an
+ * allocation there whose flags may block: one line on stderr for each process. An end without a
+ * begin has no effect. Any context; neither waits nor fails. */
+void pagoda_atomic_begin(void);
+void pagoda_atomic_end(void);
+
 /* Scopes of the calling thread. Each call returns what its restore takes; scopes nest. They hold
  * for malloc as well: a library that is called inside one need not know of it.
  *   noio       as if every allocation were GFP_NOIO

@@ -24,9 +24,8 @@ bool are_defaults() {
            o.hugetlb_pages == d.hugetlb_pages && o.dirty_bytes == d.dirty_bytes &&
            o.boot_bytes == d.boot_bytes && o.mem_bytes == d.mem_bytes &&
            o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
-           o.contig_bytes == d.contig_bytes &&
-           o.highmem_bytes == d.highmem_bytes && o.exit_check == d.exit_check &&
-           strcmp(o.exit_report, d.exit_report) == 0;
+           o.contig_bytes == d.contig_bytes && o.highmem_bytes == d.highmem_bytes &&
+           o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
 }
 
 int parse(const std::string &list) { return parse_options(list.c_str(), true); }
