@@ -486,10 +486,6 @@ static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned in
     return pagoda_kmem_cache_create(name, size, args, flags);
 }
 static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
-                                                   decltype(nullptr), slab_flags_t flags) {
-    return pagoda_kmem_cache_create(name, size, nullptr, flags);
-}
-static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
                                                    unsigned int align, slab_flags_t flags,
                                                    void (*ctor)(void *)) {
     return __kmem_cache_create(name, size, align, flags, ctor);
