@@ -104,11 +104,11 @@ def declaration(text):
             return end, Declaration(TYPE, name[1] if name else "", textwrap.dedent(text[:end]))
     clean = prototype(head)
     if clean.startswith("typedef"):
-        name = re.search(r"\(\*(\w+)\)|(\w+)$", clean)
+        name = re.search(r"\(\*?(\w+)\)|(\w+)\s*(?:\(.*|\[.*)?$", clean)
         return end, Declaration(TYPE, name[1] or name[2], clean + ";")
     found = re.match(r"[^(]*?(\w+)\s*\(", clean)
-    if not found:
-        return end, None  # a struct's name alone
+    if not found or found[1] == "void":
+        return end, None  # a struct's name alone, or a name that a macro makes
     return end, Declaration(FUNCTION, found[1], clean + ";", without_comments(body))
 
 
@@ -239,16 +239,17 @@ def pages_of(header):
             paragraph = joins[id(paragraph)]
         return paragraph
 
-    # Who is described where: by the comment it stands under, unless that one is a prototype's and
-    # the function is the kernel's name of another.
+    # Who is described where: by the comment it stands under, unless it is the kernel's name of
+    # another and not the first there, or that comment is a prototype's.
     lacking = []
     entries = {d.name: entry for d, entry in order}
     for d, entry in order:
         first = entry.declarations[0]
-        called = [f"pagoda_{d.name}"] if f"pagoda_{d.name}" in entries else []
-        called += callees(d, entries)
+        same = [f"pagoda_{d.name}"] if f"pagoda_{d.name}" in entries else []
+        called = same + callees(d, entries)
         under_prototype = first.kind == FUNCTION and first is not d and not first.body
-        if (not entry.comment or under_prototype) and d.body and called:
+        elsewhere = not entry.comment or under_prototype or (same and first is not d)
+        if elsewhere and d.body and called:
             entry = documented.get(called[0], entries[called[0]])
         documented[d.name] = entry
         if not entry.comment and not d.note:

@@ -119,7 +119,8 @@ template <class T, gfp_t Flags = GFP_KERNEL> class allocator {
 struct kfree_deleter {
     template <class T> void operator()(T *object) const noexcept {
         void *block = detail::block_of(object);
-        std::destroy_at(object);
+        if constexpr (!std::is_trivially_destructible_v<T>)
+            std::destroy_at(object);
         pagoda_kfree(block);
     }
     void operator()(void *block) const noexcept { pagoda_kfree(block); }

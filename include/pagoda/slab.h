@@ -407,8 +407,8 @@ void pagoda_rcu_read_unlock(int section);
 /* Waits until every section that was open has ended. Not inside one. Blocks. */
 void pagoda_synchronize_rcu(void);
 /* What kfree_rcu needs of an object: two words, Pagoda's from then on. (liburcu has a struct of
- * this name, too: include pagoda/urcu.h before anything else of Pagoda's then.) */
-#ifndef PAGODA_OTHER_RCU_HEAD
+ * this name and size, too: include its headers first, or define PAGODA_OTHER_RCU_HEAD.) */
+#if !defined(PAGODA_OTHER_RCU_HEAD) && !defined(_URCU_CALL_RCU_H)
 struct rcu_head {
     void *pagoda_words[2];
 };

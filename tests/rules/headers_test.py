@@ -130,6 +130,14 @@ class Headers(unittest.TestCase):
         self.assertGreater(len(theirs), len(UAPI) // 2)
         self.beside(theirs, ["-D_GNU_SOURCE"])
 
+    def test_after_liburcu(self):
+        """Both have a struct rcu_head, so here the order is given."""
+        if not readable("urcu-bp.h"):
+            self.skipTest("liburcu is not installed: liburcu-dev")
+        for options in ([], ["-D_LGPL_SOURCE"]):
+            self.check((compiler, ["-D_GNU_SOURCE", *options], text_of(["urcu-bp.h"] + HEADERS))
+                       for compiler in COMPILERS)
+
     def test_beside_dpdk(self):
         options = dpdk_options()
         if options is None:
