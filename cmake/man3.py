@@ -7,7 +7,7 @@ A comment speaks for the declarations below it, up to the next comment or blank 
 line sets apart is one page, named after its first function; NAME of the kernel's joins the page of
 pagoda_NAME. A comment with nothing but a blank line below it is a heading, "Topic: what it is", and
 the one-line description of the pages under it; without one, the header's first sentence is. The
-rest of the header, its constants and types, is the page pagoda_HEADER.
+rest of the header, its constants and types, is the page pagoda_HEADER.h.
 """
 
 import argparse
@@ -442,11 +442,17 @@ class Writer:
         text = "\n".join(lines)
         text = re.sub(r"(?m)^\.PP\n(?=\.(?:SH|TP|PP|RS))", "", text)
         text = re.sub(r"(\.SH DESCRIPTION\n)(?:\.PP|\.sp)\n", r"\1", text)
-        (self.options.output / f"{name}.3").write_text(text + "\n", encoding="ascii")
+        self.write_file(name, text)
+
+    def write_file(self, name, text):
+        page = self.options.output / f"{name}.3"
+        if page.exists():
+            sys.exit(f"two pages of the name {page.name}")
+        page.write_text(text + "\n", encoding="ascii")
 
 
 def overview_name(header):
-    return "pagoda_" + header.name.removesuffix(".h")
+    return "pagoda_" + header.name
 
 
 def main():
@@ -454,6 +460,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--date", required=True)
+    parser.add_argument("--strict", action="store_true", help="fail where a comment lacks")
     parser.add_argument("headers", type=pathlib.Path, nargs="+")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -470,9 +477,9 @@ def main():
             writer.write(page.name, lines)
             taken.update({name: page.name for name in names if name != page.name})
     for name, page in taken.items():
-        (options.output / f"{name}.3").write_text(f".so man3/{page}.3\n")
-    if lacking:
-        sys.exit("\n".join(lacking))
+        writer.write_file(name, f".so man3/{page}.3")
+    print(*lacking, sep="\n", end="\n" * bool(lacking), file=sys.stderr)
+    sys.exit(1 if lacking and options.strict else 0)
 
 
 if __name__ == "__main__":
