@@ -169,6 +169,8 @@ class Header:
                     conditions[-1] = {"cxx": "c", "c": "cxx"}.get(conditions[-1], "other")
                 elif re.match(r"#\s*endif", line):
                     conditions.pop()
+                elif other := re.match(r"#\s*undef\s+(\w+)", line):
+                    seen.add(other[1])  # what follows is another header's, extended
                 elif not hidden:
                     found = macro(line)
             elif opened := re.match(r'extern\s+"C"\s*\{', text):

@@ -96,8 +96,9 @@ def functions():
     walk(json.loads(done.stdout))
     for header in HEADERS:
         text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.S)
+        extended = re.findall(r"^#\s*undef (\w+)", text, re.M)
         names[str(header)].update(name for name in re.findall(r"^#\s*define (\w+)\(", text, re.M)
-                                  if not name.startswith("PAGODA_"))
+                                  if not name.startswith("PAGODA_") and name not in extended)
     return names
 
 
