@@ -1,8 +1,8 @@
 /* Old names: what books and drivers of Linux 2.0 to 2.6 call their memory by. Each stands for what
  * became of it, so that their code compiles; new code has no use for them.
  *
- * vremap, pci_alloc_consistent, usb_buffer_alloc and bounce_buffer_create are about devices, and come
- * with Pagoda's headers for DMA.
+ * vremap, pci_alloc_consistent, usb_buffer_alloc and bounce_buffer_create are about devices, and
+ * come with Pagoda's headers for DMA.
  *
  * Source: include/linux/mm.h, slab.h and bootmem.h of Linux 2.4, and the bigphysarea patch.
  */
