@@ -68,7 +68,6 @@ void pagoda_mempool_free(void *element, struct mempool *pool);
 
 /* Ready-made functions. pool_data is the kmem_cache (without a constructor) or the size in
  * bytes. */
-
 static inline void *mempool_alloc_slab(gfp_t gfp_mask, void *pool_data) {
     return kmem_cache_alloc((struct kmem_cache *)pool_data, gfp_mask);
 }
@@ -93,6 +92,7 @@ static inline void mempool_kvfree(void *element, void *pool_data) {
 /* The kernel's names of the functions above. In debug builds elements of the ready-made functions
  * are poisoned while they are in reserve, and a write there is reported. */
 
+/* The bytes of an element of the ready-made functions, 0 for those of others. */
 static inline size_t pagoda_mempool_element_bytes(mempool_alloc_t *alloc_fn, void *pool_data) {
     if (alloc_fn == mempool_alloc_slab)
         return kmem_cache_size((struct kmem_cache *)pool_data);

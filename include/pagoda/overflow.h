@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* a * b and a + b. */
 static inline size_t size_mul(size_t a, size_t b) {
     size_t bytes;
     return __builtin_mul_overflow(a, b, &bytes) ? SIZE_MAX : bytes;
@@ -18,6 +19,7 @@ static inline size_t size_add(size_t a, size_t b) {
 static inline size_t size_sub(size_t a, size_t b) {
     return a == SIZE_MAX || b == SIZE_MAX || b > a ? SIZE_MAX : a - b;
 }
+/* Bytes of an array, of two and of three dimensions. */
 static inline size_t array_size(size_t a, size_t b) { return size_mul(a, b); }
 static inline size_t array3_size(size_t a, size_t b, size_t c) {
     return size_mul(size_mul(a, b), c);

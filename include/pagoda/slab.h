@@ -38,7 +38,7 @@ extern "C" {
 #define PAGODA_ALLOCATES(size_argument)                                                            \
     __attribute__((malloc, alloc_size(size_argument), warn_unused_result))
 
-/* kmalloc. */
+/* kmalloc: objects of any size. */
 
 /* `size` bytes. Aligned to the largest power of two that divides size, to size itself where that is
  * a power of two, and to 8 always. NULL when memory is short or size is above KMALLOC_MAX_SIZE (one
@@ -191,7 +191,7 @@ static inline char *kmemdup_nul(const char *source, size_t len, gfp_t flags) {
 #define kasprintf pagoda_kasprintf
 #define kvasprintf pagoda_kvasprintf
 
-/* kmem_cache. */
+/* kmem_cache: objects of one size and type. */
 
 typedef unsigned int slab_flags_t;
 #define SLAB_CONSISTENCY_CHECKS 0x1u /* report frees that do not belong, and leak the object */
@@ -206,10 +206,11 @@ typedef unsigned int slab_flags_t;
  * inside pagoda_rcu_read_lock() may look at them and check again. Objects themselves are reused at
  * once. */
 #define SLAB_TYPESAFE_BY_RCU 0x200u
-#define SLAB_TRACE 0x400u
-#define SLAB_NOLEAKTRACE 0x800u
 #define SLAB_NO_MERGE 0x1000u /* never shared with an alike cache */
 #define SLAB_ACCOUNT 0x4000u  /* every allocation as if with __GFP_ACCOUNT */
+/* The kernel's own matters; docs/requirements.md says what each means here. */
+#define SLAB_TRACE 0x400u
+#define SLAB_NOLEAKTRACE 0x800u
 #define SLAB_NO_USER_FLAGS 0x8000u
 #define SLAB_RECLAIM_ACCOUNT 0x10000u
 #define SLAB_TEMPORARY SLAB_RECLAIM_ACCOUNT
@@ -243,7 +244,10 @@ struct kmem_cache *pagoda_kmem_cache_create(const char *name, unsigned int size,
 void pagoda_kmem_cache_destroy(struct kmem_cache *cache);
 /* Gives empty slabs back and sorts the others by fullness. 0: nothing is left. */
 int pagoda_kmem_cache_shrink(struct kmem_cache *cache);
+/* The size that the cache was created with. */
 unsigned int pagoda_kmem_cache_size(struct kmem_cache *cache);
+/* An object; with __GFP_ZERO (and no ctor) all zero, else in the state that the ctor or its last
+ * user left. NULL when memory is short. `node` as in kmalloc_node. */
 void *pagoda_kmem_cache_alloc(struct kmem_cache *cache, gfp_t flags)
     __attribute__((malloc, warn_unused_result));
 void *pagoda_kmem_cache_alloc_node(struct kmem_cache *cache, gfp_t flags, int node)
@@ -368,9 +372,12 @@ static inline unsigned int kmem_cache_sheaf_size(struct slab_sheaf *sheaf) {
  * process ends, as the kernel's do. */
 
 typedef struct pagoda_kmem_buckets kmem_buckets;
+/* A set whose caches are as the arguments say; NULL when memory is short or an argument is refused.
+ * Blocks. */
 kmem_buckets *pagoda_kmem_buckets_create(const char *name, slab_flags_t flags,
                                          unsigned int useroffset, unsigned int usersize,
                                          void (*ctor)(void *));
+/* As kmalloc, from the set. Freed by kfree. */
 void *pagoda_kmem_buckets_alloc(kmem_buckets *buckets, size_t size, gfp_t flags)
     PAGODA_ALLOCATES(2);
 static inline kmem_buckets *kmem_buckets_create(const char *name, slab_flags_t flags,
@@ -400,8 +407,8 @@ void pagoda_rcu_read_unlock(int section);
 /* Waits until every section that was open has ended. Not inside one. Blocks. */
 void pagoda_synchronize_rcu(void);
 /* What kfree_rcu needs of an object: two words, Pagoda's from then on. (liburcu has a struct of
- * this name, too: include pagoda/urcu.h before anything else of Pagoda's then.) */
-#ifndef PAGODA_OTHER_RCU_HEAD
+ * this name and size, too: include its headers first, or define PAGODA_OTHER_RCU_HEAD.) */
+#if !defined(PAGODA_OTHER_RCU_HEAD) && !defined(_URCU_CALL_RCU_H)
 struct rcu_head {
     void *pagoda_words[2];
 };
@@ -484,10 +491,6 @@ static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned in
                                                    struct kmem_cache_args *args,
                                                    slab_flags_t flags) {
     return pagoda_kmem_cache_create(name, size, args, flags);
-}
-static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
-                                                   decltype(nullptr), slab_flags_t flags) {
-    return pagoda_kmem_cache_create(name, size, nullptr, flags);
 }
 static inline struct kmem_cache *kmem_cache_create(const char *name, unsigned int size,
                                                    unsigned int align, slab_flags_t flags,

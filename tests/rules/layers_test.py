@@ -1,4 +1,4 @@
-"""Includes point downwards only: preload, tools -> lib -> hugepage -> sys."""
+"""Includes point downwards only: preload, tools, examples -> lib -> hugepage -> sys."""
 
 import re
 import unittest
@@ -7,8 +7,8 @@ import tree
 
 # sys is a layer inside hugepage/: sys and vdso, and base.h, which has no layer
 # beneath it.
-FOLDERS = {"preload", "tools", "lib", "hugepage"}
-RANK = {"preload": 3, "tools": 3, "lib": 2, "hugepage": 1, "sys": 0}
+FOLDERS = {"preload", "tools", "examples", "lib", "hugepage"}
+RANK = {"preload": 3, "tools": 3, "examples": 3, "lib": 2, "hugepage": 1, "sys": 0}
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.M)
 
 
@@ -32,6 +32,8 @@ def faults(path, content):
             yield f'{path}: "{target}" is not written from the root of the tree'
         elif mine == "include":
             yield f'{path}: a public header cannot include "{target}"'
+        elif mine == "examples" and theirs != mine:
+            yield f'{path}: a sample knows the public headers alone, not "{target}"'
         elif RANK[theirs] > RANK[mine] or (RANK[theirs] == RANK[mine] and theirs != mine):
             yield f'{path}: {mine} cannot include "{target}" of {theirs}'
 
@@ -39,7 +41,8 @@ def faults(path, content):
 class Layers(unittest.TestCase):
     def test_the_tree(self):
         wrong = []
-        for path in tree.sources("include", "hugepage", "lib", "preload", "tools"):
+        for path in tree.sources("include", "hugepage", "lib", "preload", "tools",
+                                 "examples"):
             wrong += faults(str(path), tree.text(path))
         self.assertFalse(wrong, "\n" + "\n".join(wrong))
 
@@ -52,6 +55,7 @@ class Layers(unittest.TestCase):
             ("lib/slab.cc", '#include "slab.h"'),
             ("lib/slab.cc", "#include <hugepage/zone.h>"),
             ("include/pagoda/slab.h", '#include "lib/slab.h"'),
+            ("examples/scull.c", '#include "lib/slab.h"'),
         ]:
             self.assertEqual(len(list(faults(path, line + "\n"))), 1, (path, line))
 
@@ -62,6 +66,7 @@ class Layers(unittest.TestCase):
             ("hugepage/sys.h", '#include "hugepage/base.h"'),
             ("hugepage/zone.h", "#include <pagoda/gfp.h>"),
             ("include/pagoda/slab.h", "#include <pagoda/gfp.h>"),
+            ("examples/scull.c", '#include "examples/scull.h"'),
         ]:
             self.assertEqual(list(faults(path, line + "\n")), [])
 
