@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hugepage/base.h"
+#include "hugepage/watermark.h"
 #include "lib/percpu.h"
 #include "lib/thread_slot.h"
 
@@ -28,7 +29,10 @@ class slow_path {
     bool nested() const { return nested_; }
     // The flags to go on with.
     gfp_t limit(gfp_t gfp) const {
-        return nested_ ? (gfp & ~(__GFP_RECLAIM | __GFP_IO | __GFP_FS)) | GFP_ATOMIC : gfp;
+        if (!nested_)
+            return gfp;
+        gfp_t fault = gfpflags_allow_blocking(gfp) ? kGfpMayFault : 0;
+        return (gfp & ~(__GFP_RECLAIM | __GFP_IO | __GFP_FS)) | GFP_ATOMIC | fault;
     }
 
   private:
