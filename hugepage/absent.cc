@@ -69,29 +69,13 @@ uint32_t absent_blocks::find(uint32_t count, uint32_t end) {
 
 // The zone's part.
 
-// Unmaps whole free pageblocks that hold no memory, until those are at most `keep` bytes.
-uint64_t zone::unmap_clean(uint64_t keep) {
-    uint64_t done = 0;
-    lock_guard g(lock_);
-    uint32_t number = 0;
-    while (buddy_.free_blocks(kPageblockOrder) << kPageblockShift > keep &&
-           buddy_.isolate_clean(&number)) {
-        if (!unmap_isolated(number)) {
-            buddy_.unisolate(number, false);
-            break;
-        }
-        done += kPageblockSize;
-    }
-    return done;
-}
-
 bool zone::is_last(uint32_t number) const {
     return (uint64_t{number} + 1) * kPageblockPages == end_ &&
            (buddy_.block(number).flags & kBlockOrdinary) != 0;
 }
 
-// The lock is held, but not during the call. False: nothing changed, the pages are still isolated.
-bool zone::unmap_isolated(uint32_t number) {
+// Before an isolated pageblock is unmapped. False: it must not be.
+bool zone::begin_leaving(uint32_t number) {
     pageblock &b = buddy_.block(number);
     for (uint64_t w : b.isolated)
         if (w != ~uint64_t{0})
@@ -103,17 +87,11 @@ bool zone::unmap_isolated(uint32_t number) {
     b.flags |= kBlockLeaving;
     if (is_last(number)) // nobody extends what is leaving
         tail_extensible_ = false;
-    lock_.unlock();
-    int r = sys::unmap(address_of_block(number), kPageblockSize);
-    lock_.lock();
-    if (r != 0) {
-        b.flags &= static_cast<uint8_t>(~kBlockLeaving);
-        tail_extensible_ = tail_extensible_ || is_last(number);
-        return false;
-    }
-    b.purged_at = static_cast<uint32_t>(sys::now_ms()) | 1;
-    note_absent(number);
     return true;
+}
+
+bool zone::unmap_block(uint32_t number) {
+    return sys::unmap(address_of_block(number), kPageblockSize) == 0;
 }
 
 void zone::note_absent(uint32_t number) {

@@ -35,11 +35,18 @@ bool window::reach(size_t bytes) {
     step = min_of(step, limit_ - bytes_);
     for (size_t grow : {step, need}) {
         if (sys::extend(base_ + bytes_, grow) == 0 || sys::map_at(base_ + bytes_, grow) == 0) {
+            if (populated_)
+                sys::populate(base_ + bytes_, grow);
             bytes_ += grow;
             return true;
         }
     }
     return false;
+}
+
+void window::keep_populated() {
+    populated_ = true;
+    sys::populate(base_, bytes_);
 }
 
 bool window::reach_if_easy(size_t bytes) {

@@ -28,7 +28,15 @@ class window {
     // Makes [base, base + bytes) usable; grows by at least 1/16 of what there is. False at a
     // limit. The caller holds the lock of whatever lives in the window.
     bool reach(size_t bytes);
-    // The same for callers that have another way: one that was refused a moment ago is refused
+    // What there is holds memory, and so will what comes: no access faults any more. Same lock.
+    void keep_populated();
+    // For callers that keep a stock for others who may not wait: reaches `bytes` + `stock` once
+    // less than half of the stock is left.
+    void restock(size_t bytes, size_t stock) {
+        if (PAGODA_UNLIKELY(stock != 0) && bytes + stock / 2 > bytes_)
+            reach_if_easy(bytes + stock);
+    }
+    // reach() for callers that have another way: one that was refused a moment ago is refused
     // again without system calls.
     bool reach_if_easy(size_t bytes);
 
@@ -40,6 +48,7 @@ class window {
     uintptr_t base_ = 0;
     size_t limit_ = 0;
     size_t bytes_ = 0;
+    bool populated_ = false;
     uint64_t refused_at_ = 0; // ms; by reach_if_easy
 };
 

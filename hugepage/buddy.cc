@@ -71,6 +71,18 @@ template <class F> void for_runs(const uint64_t *map, F fn) {
     }
 }
 
+// The first of `count` set bits in a row at a multiple of `align`; kPageblockPages: none.
+uint32_t find_aligned(const uint64_t *map, uint32_t count, uint32_t align) {
+    uint32_t found = kPageblockPages;
+    for_runs(map, [&](uint32_t first, uint32_t length) {
+        uint32_t from = static_cast<uint32_t>(align_up(first, align));
+        if (from + count <= first + length)
+            found = from;
+        return found == kPageblockPages;
+    });
+    return found;
+}
+
 uint32_t longest_run(const uint64_t *map) {
     uint32_t longest = 0;
     for_runs(map, [&](uint32_t, uint32_t length) {
@@ -238,6 +250,34 @@ uint32_t buddy::take_run(unsigned list, unsigned last_bucket, uint32_t count, ui
 uint32_t buddy::take_exact(uint32_t count, uint32_t *dirty) {
     uint32_t first = take_run(kDirtyRuns, kWholeRun, count, dirty);
     return first != kNoPage ? first : take_run(kFreeRuns, kWholeRun - 1, count, dirty);
+}
+
+uint32_t buddy::take_backed(uint32_t count, unsigned align_order) {
+    constexpr int kMostBlocks = 16;
+    uint32_t align = 1u << align_order;
+    // Of runs so long any has the place; the shorter ones have to be looked at.
+    uint32_t sure = min_of(count + align - 1, kPageblockPages);
+    uint64_t first_sure = filled_[kDirtyRuns] & ~uint64_t{0} << run_bucket_at_least(sure);
+    uint64_t others = filled_[kDirtyRuns] & ~uint64_t{0} << run_bucket(count);
+    int left = kMostBlocks;
+    for (uint64_t wanted : {first_sure, others}) {
+        for (; wanted != 0; wanted &= wanted - 1) {
+            unsigned bucket = static_cast<unsigned>(__builtin_ctzll(wanted));
+            for (uint32_t at = heads_[kDirtyRuns][bucket]; at != 0;
+                 at = block(at - 1).next[kDirtyRuns]) {
+                if (left-- == 0)
+                    return kNoPage;
+                uint32_t offset = find_aligned(block(at - 1).dirty, count, align);
+                if (offset == kPageblockPages)
+                    continue;
+                carve(block(at - 1), offset, count);
+                take_pages(block(at - 1), offset, count);
+                relist(at - 1);
+                return (at - 1) * kPageblockPages + offset;
+            }
+        }
+    }
+    return kNoPage;
 }
 
 void buddy::release(uint32_t first, uint32_t count, bool dirty) {
@@ -423,11 +463,13 @@ void buddy::unisolate(uint32_t number, bool dirty) {
     }
 }
 
-bool buddy::consistent(uint32_t blocks) const {
+bool buddy::consistent(uint32_t blocks, bool reserved) const {
     uint64_t free = 0;
     uint64_t dirty = 0;
     for (uint32_t n = 0; n < blocks; n++) {
         const pageblock &b = block(n);
+        if (b.reserved.load(std::memory_order_relaxed) != reserved)
+            continue;
         uint32_t pages = 0;
         for (unsigned o = 0; o <= kPageblockOrder; o++) {
             uint32_t level = kPageblockPages >> o;

@@ -5,6 +5,7 @@
 
 #include "hugepage/base.h"
 #include "hugepage/page.h"
+#include "hugepage/purge.h"
 
 namespace pagoda {
 
@@ -27,6 +28,8 @@ struct pageblock {
     uint32_t pins;      // > 0: mapped for DMA; never purged
     uint32_t purged_at; // ms; 0 = never
     uint32_t isolated_next;
+    std::atomic<purge_end> purge_ended; // without the zone's lock
+    std::atomic<bool> reserved;         // a zone's reserve has it: see hugepage/reserve.h
 };
 static_assert(sizeof(pageblock) <= 512);
 
@@ -56,6 +59,10 @@ class buddy {
     // Rare, so it searches.
     uint32_t take_blocks(uint32_t count, uint32_t align, uint32_t *dirty);
 
+    // `count` pages (<= 512) in a row that all hold memory, their first aligned to 2^align_order.
+    // Looks at so many pageblocks only: kNoPage does not say that there are none.
+    uint32_t take_backed(uint32_t count, unsigned align_order);
+
     // True when take(order) would have to break a whole free pageblock that holds no memory.
     bool would_break_clean(unsigned order) const;
 
@@ -71,13 +78,19 @@ class buddy {
     // A pageblock that is isolated; kNoPage: none.
     uint32_t any_isolated() const { return isolated_head_ != 0 ? isolated_head_ - 1 : kNoPage; }
 
+    uint32_t next_isolated(uint32_t block_number) const {
+        uint32_t next = block(block_number).isolated_next;
+        return next != 0 ? next - 1 : kNoPage;
+    }
+
     uint64_t free_pages() const { return free_pages_; }
     uint64_t dirty_pages() const { return dirty_pages_; }
     uint64_t free_blocks(unsigned order) const { return total_blocks_[order]; }
     pageblock &block(uint32_t number) const { return g_space.pageblocks.as<pageblock>()[number]; }
 
-    // Walks every list and map and checks that they agree (tests, debug).
-    bool consistent(uint32_t blocks) const;
+    // Walks every list and map and checks that they agree (tests, debug); of the pageblocks that
+    // a reserve has, or of the others.
+    bool consistent(uint32_t blocks, bool reserved = false) const;
 
   private:
     // Lists of pageblocks: [0..9] those with a free block of that order, the fullest first; then by

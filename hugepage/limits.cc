@@ -1,5 +1,6 @@
 #include "hugepage/limits.h"
 
+#include "hugepage/options.h"
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
@@ -95,6 +96,60 @@ uint64_t zone::limit_bound(uint64_t wanted) const {
         return kNoLimit;
     uint64_t live = live_bytes() + wanted;
     return max_of(kLeastKept, (limit_ - min_of(limit_, live)) / 8);
+}
+
+// limit=SIZE. The zone's part of what counts changes under its lock only, and vmalloc's grows under
+// it, so that the sum is right wherever a decision is made.
+
+uint64_t zone::committed_locked() const {
+    return ((present_ - buddy_.free_pages() + buddy_.dirty_pages()) << kPageShift) +
+           areas_.load(std::memory_order_relaxed);
+}
+
+uint64_t zone::committed() {
+    lock_guard g(lock_);
+    return committed_locked();
+}
+
+bool zone::within_limit(uint64_t pages) const {
+    uint64_t limit = options().limit_bytes;
+    return PAGODA_LIKELY(limit == 0) || committed_locked() + (pages << kPageShift) <= limit;
+}
+
+// Gives back what is kept free until `bytes` more fit; or all of it, that of the caches too.
+void zone::give_back_for(uint64_t bytes, bool all) {
+    if (all)
+        reclaim();
+    lock_guard g(purge_lock_);
+    uint64_t limit = options().limit_bytes;
+    for (int step = 0; step < 2; step++) {
+        uint64_t sum = committed() + bytes;
+        uint64_t excess = sum > limit ? sum - limit : 0;
+        if (excess == 0)
+            return;
+        if (step == 0) {
+            uint64_t pages = buddy_.dirty_pages() << kPageShift;
+            purge_dirty(all ? 0 : pages - min_of(pages, excess), false, true);
+        } else if (purge_areas_ != nullptr) {
+            auto kept = static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
+            purge_areas_(kept - min_of(kept, excess));
+        }
+    }
+}
+
+bool zone::charge(uint64_t bytes) {
+    for (int attempt = 0; attempt < 3; attempt++) {
+        lock_.lock();
+        bool room = within_limit((bytes + kPageSize - 1) >> kPageShift);
+        if (room)
+            areas_.fetch_add(bytes, std::memory_order_relaxed);
+        lock_.unlock();
+        if (room)
+            return true;
+        if (attempt < 2)
+            give_back_for(bytes, attempt > 0);
+    }
+    return false;
 }
 
 void zone::pay_under_limit(uint64_t bytes) {

@@ -18,6 +18,7 @@ enum class lock_rank : uint8_t {
     cache,   // a kmem_cache's slab lists (one lock per class)
     vmalloc, // areas and their address space
     zone,    // buddy
+    reserve, // of a zone
     meta,    // metadata of the layers above
     sheaves, // the pool of sheaves
     grace,   // grace periods
@@ -48,7 +49,8 @@ class mutex {
         return true;
     }
 
-    // Spins for a moment, never sleeps: for frees.
+    // Waits a moment for a holder who is about to be done, never sleeps: for frees, and what can be
+    // done later as well. Any context.
     bool try_lock_briefly();
 
     void unlock() {

@@ -13,6 +13,7 @@ struct piece {
 std::atomic<piece *> deferred{nullptr}; // freed where the lock was taken; the next holder has them
 piece *free_pieces[kMetaMax / kUnit + 1];
 size_t used = 0;
+size_t stock = 0; // bytes beyond `used` for those who may not wait
 mutex lock{lock_rank::meta};
 
 void put(piece *p, size_t units) {
@@ -23,6 +24,13 @@ void put(piece *p, size_t units) {
 } // namespace
 
 mutex &meta_lock() { return lock; }
+
+void meta_keep_stock(size_t bytes) {
+    lock_guard g(lock);
+    g_space.meta.keep_populated();
+    stock = bytes;
+    g_space.meta.restock(used, stock);
+}
 
 void *meta_alloc(size_t bytes, gfp_t gfp) {
     size_t units = (bytes + kUnit - 1) / kUnit;
@@ -49,6 +57,8 @@ void *meta_alloc(size_t bytes, gfp_t gfp) {
         used += units * kUnit;
         fresh = true;
     }
+    if (gfpflags_allow_blocking(gfp))
+        g_space.meta.restock(used, stock);
     lock.unlock();
     if (got != nullptr && !fresh)
         __builtin_memset(got, 0, units * kUnit);

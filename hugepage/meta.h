@@ -18,6 +18,10 @@ void *meta_alloc(size_t bytes, gfp_t gfp);
 // Returns it; `bytes` as at allocation. Never waits: any context.
 void meta_free(void *piece, size_t bytes);
 
+// From now on the window holds memory, and blocking callers keep so many bytes beyond what was ever
+// used for those who may not wait.
+void meta_keep_stock(size_t bytes);
+
 mutex &meta_lock();
 
 } // namespace pagoda

@@ -33,6 +33,13 @@ const option_row kOptionTable[] = {
     {"highmem", option_type::size, "SIZE (64K..1T; K M G T)", "",
      "Make the HIGHMEM zone real: up to so much memory in pages that only kmap() maps.",
      FIELD(highmem_bytes), 0},
+    {"limit", option_type::size, "SIZE (64K..1T; K M G T)", "",
+     "Memory in use or kept free at most, the reserve included: what would pass it fails.",
+     FIELD(limit_bytes), 0},
+    {"reserve", option_type::size, "SIZE (64K..1T; K M G T)", "",
+     "Memory for GFP_ATOMIC, in whole 2 MiB, from the start; without it, 2 MiB from the first use "
+     "of the kernel's names.",
+     FIELD(reserve_bytes), 0},
     {"percpu", option_type::choice, "auto|mm_cid|cpu_id|off", "auto",
      "Index of the per-CPU caches; off: a cache per thread, as where the kernel has no rseq.",
      FIELD(percpu), 4},

@@ -25,6 +25,8 @@ struct option_values {
     uint64_t exclude_to = 0;
     uint64_t contig_bytes = 0;  // memory set aside at start, for large buffers
     uint64_t highmem_bytes = 0; // of the HIGHMEM zone; 0: it is empty
+    uint64_t limit_bytes = 0;   // what may be committed at most; 0: no limit of ours
+    uint64_t reserve_bytes = 0; // for GFP_ATOMIC, from the start; 0: the default, when wanted
     bool exit_check = true;     // look for double frees in the caches at exit
     char exit_report[512] = {}; // file that gets one JSON line at exit; empty: none
 };

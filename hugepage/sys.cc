@@ -25,6 +25,7 @@ namespace {
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
+constexpr int kMadvPopulateRead = 22;
 constexpr int kMadvPopulateWrite = 23;
 constexpr int kPrSetVma = 0x53564d41;
 constexpr int kMembarrierRseq = 1 << 7;
@@ -138,6 +139,10 @@ int discard(uintptr_t at, size_t len) {
 
 int populate(uintptr_t at, size_t len) {
     return static_cast<int>(call(SYS_madvise, addr(at), size(len), kMadvPopulateWrite));
+}
+
+int populate_read(uintptr_t at, size_t len) {
+    return static_cast<int>(call(SYS_madvise, addr(at), size(len), kMadvPopulateRead));
 }
 
 void hint_huge(uintptr_t at, size_t len, bool on) {

@@ -34,6 +34,8 @@ int discard(uintptr_t at, size_t len);
 // Touches every page for writing in one call. 0, or -errno where the kernel is too old or out of
 // memory; nothing depends on it.
 int populate(uintptr_t at, size_t len);
+// The same for reading: maps what is in the page cache or is zero.
+int populate_read(uintptr_t at, size_t len);
 // THP hints; failure is ignored: a kernel without THP has base pages, which is what it has.
 void hint_huge(uintptr_t at, size_t len, bool on);
 // Shows `name` in /proc/self/maps where the kernel can (5.17); otherwise nothing happens.

@@ -14,13 +14,10 @@ constinit thread_local uint32_t t_keeps_memory = 0;
 namespace {
 
 constexpr uint64_t kZonePages = kZoneSpan >> kPageShift;
-constexpr uint32_t kMaxGrowBlocks = 32;            // 64 MiB
-constexpr uint64_t kCleanKept = uint64_t{4} << 20; // in whole pageblocks, for the next growth
-constexpr uint32_t kFirstPages = 128;              // enough for most small programs
-constexpr uint32_t kSmallestGrowth = 16;           // pages, when a limit allows no whole pageblock
+constexpr uint32_t kMaxGrowBlocks = 32;  // 64 MiB
+constexpr uint32_t kFirstPages = 128;    // enough for most small programs
+constexpr uint32_t kSmallestGrowth = 16; // pages, when a limit allows no whole pageblock
 constexpr unsigned kMaxAlignOrder = 30 - kPageShift; // the zone's base is no better aligned
-
-bool is_set(const uint64_t *map, uint32_t bit) { return (map[bit / 64] >> (bit % 64) & 1) != 0; }
 
 uintptr_t address_of(uint64_t page) { return g_space.zone_base + (page << kPageShift); }
 
@@ -54,25 +51,6 @@ bool zone::hugetlb_left() const {
     const option_values &o = options();
     return o.hugetlb_shift != 0 && !hugetlb_empty_ &&
            hugetlb_pages_ >> (o.hugetlb_shift - kPageShift) < o.hugetlb_pages;
-}
-
-uint64_t zone::watermark_pages(watermark w) const {
-    switch (w) {
-    case watermark::min:
-        return min_pages_;
-    case watermark::low:
-        return min_pages_ + min_pages_ / 4;
-    case watermark::high:
-        break;
-    }
-    return min_pages_ + min_pages_ / 2;
-}
-
-bool zone::watermark_ok(uint32_t count, watermark w, gfp_t gfp) const {
-    uint64_t keep = watermark_pages(w);
-    if ((gfp & __GFP_HIGH) != 0)
-        keep -= keep / 2;
-    return buddy_.free_pages() >= keep + count;
 }
 
 // Growth.
@@ -264,68 +242,193 @@ uint32_t zone::take_huge_block(uint32_t count, unsigned order, page_state *state
     return first;
 }
 
-uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state) {
-    bool may_block = gfpflags_allow_blocking(gfp);
-    unsigned order = max_of(order_of(count), align_order);
-    if (align_order > kMaxAlignOrder)
+uint32_t zone::take_backed(uint32_t count, unsigned align_order, page_state *state) {
+    if (count > kPageblockPages || align_order > kPageblockOrder)
         return kNoPage;
-    if (may_block)
-        lock_.lock();
-    else if (!lock_.try_lock())
-        return kNoPage;
+    uint32_t first = buddy_.take_backed(count, align_order);
+    if (first != kNoPage)
+        note_taken(first, count, count, count, state);
+    return first;
+}
 
+// Without waiting, mapping or, unless the flags say so, a fault to come.
+uint32_t zone::alloc_at_once(uint32_t count, unsigned align_order, unsigned order, gfp_t gfp,
+                             page_state *state) {
+    if (!lock_.try_lock())
+        return kNoPage;
+    finish_frees_locked();
+    uint32_t first = kNoPage;
+    if ((gfp & kGfpMayFault) == 0 || !within_limit(uint64_t{1} << order))
+        first = take_backed(count, align_order, state);
+    else if (align_order == 0 && count <= kPageblockPages)
+        first = take_exact(count, state);
+    if (first == kNoPage && (gfp & kGfpMayFault) != 0 && within_limit(uint64_t{1} << order))
+        first = take(count, order, align_order, state);
+    unlock();
+    return first;
+}
+
+uint32_t zone::alloc_blocking(uint32_t count, unsigned align_order, unsigned order,
+                              page_state *state) {
+    uint64_t bytes = uint64_t{count} << kPageShift;
+    // What taking turns from clean to dirty or used, at most.
+    uint64_t most = align_order == 0 && count <= kPageblockPages ? count
+                    : order <= kPageblockOrder                   ? uint64_t{1} << order
+                                                                 : align_up(count, kPageblockPages);
+    lock_.lock();
+    finish_frees_locked();
     uint32_t first = kNoPage;
     for (int attempt = 0; first == kNoPage && attempt < 3; attempt++) {
-        bool enough = watermark_ok(count, watermark::min, gfp);
-        if (enough && align_order == 0 && count <= kPageblockPages)
+        bool room = within_limit(most);
+        if (!room)
+            first = take_backed(count, align_order, state);
+        else if (align_order == 0 && count <= kPageblockPages)
             first = take_exact(count, state);
-        if (first == kNoPage && enough && may_block && want_huge(order))
+        if (first == kNoPage && want_huge(order) && within_limit(kPageblockPages))
             first = take_huge_block(count, order, state);
-        if (first == kNoPage && enough)
+        if (first == kNoPage && room)
             first = take(count, order, align_order, state);
-        if (first != kNoPage || !may_block || this != &zone_normal())
+        if (first != kNoPage || this != &zone_normal())
             break; // only NORMAL grows: the others get their memory from a device
         uint32_t blocks =
             order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
         if (limit_ != kNoLimit) {
             lock_.unlock();
-            pay_for(uint64_t{count} << kPageShift);
+            pay_for(bytes);
             lock_.lock();
         }
-        if (grow(blocks, order, align_order)) {
+        if (room && grow(blocks, order, align_order)) {
             attempt = -1; // another thread may take what just came: only failing to grow ends this
             continue;
         }
-        // Pages are wanted first; addresses, which tables may lack, are given up for them last.
         lock_.unlock();
-        if (attempt == 0)
+        if (!room && attempt < 2)
+            give_back_for(most << kPageShift, attempt > 0);
+        else if (room && attempt == 0)
             reclaim();
-        else if (attempt == 1)
-            squeeze(uint64_t{count} << kPageShift);
+        // Pages are wanted first; addresses, which tables may lack, are given up for them last.
+        else if (room && attempt == 1)
+            squeeze(bytes);
         lock_.lock();
     }
-    lock_.unlock();
+    unlock();
     return first;
 }
 
-bool zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
+uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state) {
     bool may_block = gfpflags_allow_blocking(gfp);
-    if (may_block)
-        lock_.lock();
-    else if (!lock_.try_lock())
-        return false;
-    __builtin_memset(g_pagemap.page_class + first, kClassNone, count);
-    buddy_.release(first, count, dirty);
-    released_ += count;
-    lock_.unlock();
-    if (may_block)
-        balance();
-    return true;
+    unsigned order = max_of(order_of(count), align_order);
+    if (align_order > kMaxAlignOrder)
+        return kNoPage;
+    uint32_t first = may_block ? alloc_blocking(count, align_order, order, state)
+                               : alloc_at_once(count, align_order, order, gfp, state);
+    if (first == kNoPage) {
+        first = reserve_.alloc(count, align_order, gfp);
+        if (first != kNoPage)
+            *state = {false, true};
+    } else if (PAGODA_UNLIKELY(keep_backed_.load(std::memory_order_relaxed)) && may_block &&
+               (gfp & kGfpMayFault) == 0 && may_give_back() && !state->backed) {
+        state->backed = populate(first, count);
+    }
+    if (PAGODA_UNLIKELY(may_block && wants_restock() && may_give_back()))
+        restock(true);
+    return first;
 }
 
+// Freeing.
+
+void zone::release_locked(uint32_t first, uint32_t count, bool dirty) {
+    buddy_.release(first, count, dirty);
+    released_ += count;
+}
+
+// The list is linked through the pages' records, which are nobody else's any more.
+void zone::defer(uint32_t first, uint32_t count, bool dirty) {
+    page &pg = page_at(first);
+    pg.npages = count;
+    pg.flags = dirty;
+    uint32_t head = deferred_.load(std::memory_order_relaxed);
+    do
+        pg.link = head;
+    while (!deferred_.compare_exchange_weak(head, first + 1, std::memory_order_seq_cst,
+                                            std::memory_order_relaxed));
+}
+
+void zone::finish_frees_locked() {
+    if (PAGODA_UNLIKELY(purges_left_.load(std::memory_order_relaxed)))
+        finish_purges_locked();
+    if (PAGODA_LIKELY(deferred_.load(std::memory_order_relaxed) == 0))
+        return;
+    for (uint32_t at = deferred_.exchange(0, std::memory_order_acquire); at != 0;) {
+        page &pg = page_at(at - 1);
+        uint32_t next = pg.link;
+        bool dirty = pg.flags != 0;
+        pg.flags = 0;
+        if (!reserve::has((at - 1) / kPageblockPages))
+            release_locked(at - 1, pg.npages, dirty);
+        else if (!reserve_.free(at - 1, pg.npages))
+            defer(at - 1, pg.npages, true);
+        at = next;
+    }
+}
+
+// Whoever could not have the lock meanwhile has left his pages on the list.
+void zone::unlock() {
+    lock_.unlock();
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (PAGODA_UNLIKELY(deferred_.load(std::memory_order_relaxed) != 0 ||
+                        purges_left_.load(std::memory_order_relaxed)) &&
+        lock_.try_lock()) {
+        finish_frees_locked();
+        lock_.unlock();
+    }
+}
+
+void zone::finish_frees() {
+    lock_guard g(lock_);
+    finish_frees_locked();
+}
+
+// Has somebody else finish what was left where the lock was not to be had; the holder may have gone
+// before he could see it.
+void zone::leave_to_holder() {
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (lock_.try_lock()) {
+        finish_frees_locked();
+        unlock();
+    }
+}
+
+void zone::give_back(uint32_t first, uint32_t count, bool dirty, bool may_spin) {
+    if (PAGODA_UNLIKELY(reserve::has(first / kPageblockPages))) {
+        if (reserve_.free(first, count))
+            return;
+    } else if (may_spin ? lock_.try_lock_briefly() : lock_.try_lock()) {
+        finish_frees_locked();
+        release_locked(first, count, dirty);
+        unlock();
+        return;
+    }
+    defer(first, count, dirty);
+    leave_to_holder();
+}
+
+void zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
+    bool may_block = gfpflags_allow_blocking(gfp);
+    __builtin_memset(g_pagemap.page_class + first, kClassNone, count);
+    give_back(first, count, dirty, may_block);
+    if (!may_block)
+        return;
+    if (PAGODA_UNLIKELY(wants_restock() && may_give_back()))
+        restock(false);
+    balance();
+}
+
+// What is set aside need hold no memory, and freed it does not.
 uint32_t zone::set_aside(uint32_t count) {
     page_state state = {};
-    uint32_t first = alloc(count * kPageblockPages, kPageblockOrder, GFP_KERNEL, &state);
+    uint32_t first =
+        alloc(count * kPageblockPages, kPageblockOrder, GFP_KERNEL | kGfpMayFault, &state);
     if (first != kNoPage) {
         lock_guard g(lock_);
         set_aside_ += uint64_t{count} * kPageblockPages;
@@ -338,10 +441,12 @@ void zone::free_set_aside(uint32_t first, uint32_t count, bool dirty) {
         lock_guard g(lock_);
         set_aside_ -= count;
     }
+    if (keep_backed_.load(std::memory_order_relaxed) && sys::page_size() == kPageSize)
+        dirty = dirty && sys::discard(address_of(first), size_t{count} << kPageShift) != 0;
     free(first, count, dirty, GFP_KERNEL);
 }
 
-// Giving back.
+// Accounts.
 
 void zone::note_vmalloc(int64_t live, int64_t dirty) {
     vmalloc_live_.fetch_add(live, std::memory_order_relaxed);
@@ -359,138 +464,11 @@ void zone::note_peak() {
     }
 }
 
-// The bonus halves with every second since it last changed.
-uint64_t zone::decayed_bonus() {
-    uint64_t bonus = bonus_.load(std::memory_order_relaxed);
-    if (bonus == 0)
-        return 0;
-    uint64_t second = sys::now_ms() / 1000;
-    uint64_t last = bonus_second_.load(std::memory_order_relaxed);
-    if (second <= last ||
-        !bonus_second_.compare_exchange_strong(last, second, std::memory_order_relaxed))
-        return bonus;
-    uint64_t kept = second - last < 64 ? bonus >> (second - last) : 0;
-    bonus_.fetch_sub(bonus - kept, std::memory_order_relaxed);
-    return kept;
-}
-
-void zone::note_refault(uint64_t bytes) {
-    if (decayed_bonus() == 0)
-        bonus_second_.store(sys::now_ms() / 1000, std::memory_order_relaxed);
-    bonus_.fetch_add(bytes, std::memory_order_relaxed);
-}
-
-uint64_t zone::dirty_bound() {
-    return min_of(base_bound() + min_of(decayed_bonus(), bonus_cap_), limit_bound(0));
-}
-
 uint64_t zone::live_bytes() const {
-    return ((present_ - buddy_.free_pages() - set_aside_) << kPageShift) +
+    uint64_t used = present_ - buddy_.free_pages() - reserve_.free_pages() - set_aside_;
+    return (used << kPageShift) +
            static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed));
 }
-
-uint64_t zone::base_bound() const {
-    return max_of(options().dirty_bytes, min_of(live_bytes() / 8, kDirtyCap));
-}
-
-void zone::make_room() {
-    uint64_t base = base_bound();
-    if (buddy_.dirty_pages() << kPageShift > base)
-        purge(base / 2);
-}
-
-bool zone::over_dirty_bound() {
-    uint64_t dirty = (buddy_.dirty_pages() << kPageShift) +
-                     static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
-    return (dirty > options().dirty_bytes || limit_ != kNoLimit) && dirty > dirty_bound();
-}
-
-void zone::balance() {
-    if (PAGODA_LIKELY(!over_dirty_bound()) || !may_give_back())
-        return;
-    if (sys::now_ms() < purge_pause_until_.load(std::memory_order_relaxed))
-        return;
-    purge(dirty_bound() / 2);
-}
-
-void zone::squeeze(uint64_t wanted) {
-    // An ordinary growth was refused: addresses are what is short from now on. A request for more
-    // than there ever was says nothing.
-    if (wanted <= peak_bytes_.load(std::memory_order_relaxed))
-        tight_.store(true, std::memory_order_relaxed);
-    reclaim();
-    if (!may_give_back())
-        return;
-    lock_guard g(purge_lock_);
-    purge_locked(0, true);
-    unmap_clean(0);
-}
-
-uint64_t zone::purge(uint64_t keep) {
-    if (!may_give_back() || !purge_lock_.try_lock())
-        return 0; // one at a time; whoever is at it sees the newest counts
-    bool addresses_too = tight_.load(std::memory_order_relaxed);
-    uint64_t done = purge_locked(keep, addresses_too);
-    if (addresses_too)
-        done += unmap_clean(min_of(keep, kCleanKept));
-    purge_lock_.unlock();
-    return done;
-}
-
-void zone::reclaim() {
-    lock_guard g(purge_lock_);
-    if (reclaim_ != nullptr)
-        reclaim_();
-}
-
-// `addresses_too`: whole pageblocks are unmapped.
-uint64_t zone::purge_locked(uint64_t keep, bool addresses_too) {
-    size_t os_page = sys::page_size();
-    uint64_t done = 0;
-    lock_.lock();
-    while (buddy_.dirty_pages() << kPageShift > keep) {
-        uint32_t number = 0;
-        if (!buddy_.isolate_dirty(&number))
-            break;
-        pageblock &b = buddy_.block(number);
-        if (addresses_too && unmap_isolated(number)) {
-            done += kPageblockSize;
-            continue;
-        }
-        uint64_t pages[8];
-        __builtin_memcpy(pages, b.isolated, sizeof pages);
-        lock_.unlock();
-        bool ok = true;
-        uintptr_t base = address_of(uint64_t{number} * kPageblockPages);
-        for (uint32_t at = 0; at < kPageblockPages;) {
-            uint32_t from = at;
-            bool isolated = is_set(pages, at);
-            while (at < kPageblockPages && is_set(pages, at) == isolated)
-                at++;
-            // Shrunk to OS pages: what is left at the edges stays as it was.
-            uintptr_t lo = align_up(base + (uintptr_t{from} << kPageShift), os_page);
-            uintptr_t hi = align_down(base + (uintptr_t{at} << kPageShift), os_page);
-            if (!isolated || lo >= hi)
-                continue;
-            if (sys::discard(lo, hi - lo) == 0)
-                done += hi - lo;
-            else
-                ok = false;
-        }
-        lock_.lock();
-        buddy_.unisolate(number, !ok);
-        if (!ok) { // mlocked: ask again later
-            purge_pause_until_.store(sys::now_ms() + 1000, std::memory_order_relaxed);
-            break;
-        }
-        b.purged_at = max_of(static_cast<uint32_t>(sys::now_ms()), 1u); // 0 means never
-    }
-    purged_ += done >> kPageShift;
-    lock_.unlock();
-    return done;
-}
-
-// The rest.
 
 zone_stats zone::stats() {
     lock_guard g(lock_);
@@ -498,11 +476,12 @@ zone_stats zone::stats() {
             end_,
             buddy_.free_pages(),
             buddy_.dirty_pages(),
+            reserve_.free_pages(),
             hugetlb_pages_,
             huge_blocks_,
             allocated_,
             released_,
-            purged_,
+            purged_.load(),
             peak_bytes_.load(),
             bonus_.load(),
             set_aside_};
@@ -510,18 +489,19 @@ zone_stats zone::stats() {
 
 bool zone::consistent() {
     lock_guard g(lock_);
-    return buddy_.consistent(static_cast<uint32_t>((end_ + kPageblockPages - 1) / kPageblockPages));
+    finish_frees_locked();
+    uint32_t blocks = static_cast<uint32_t>((end_ + kPageblockPages - 1) / kPageblockPages);
+    return buddy_.consistent(blocks) && reserve_.consistent(blocks);
 }
 
 void zone::after_fork_in_child() {
     purge_lock_.reset_in_child();
+    reserve_.after_fork_in_child();
     // What the parent's other threads were giving back: one of them may have unmapped it already.
-    for (uint32_t n; (n = buddy_.any_isolated()) != kNoPage;) {
-        if ((buddy_.block(n).flags & kBlockLeaving) != 0)
-            note_absent(n);
-        else
-            buddy_.unisolate(n, true);
-    }
+    finish_purges_locked();
+    for (uint32_t n; (n = buddy_.any_isolated()) != kNoPage;)
+        end_purge(n, (buddy_.block(n).flags & kBlockLeaving) != 0 ? purge_end::absent
+                                                                  : purge_end::kept);
 }
 
 } // namespace pagoda

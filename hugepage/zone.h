@@ -7,6 +7,7 @@
 #include "hugepage/buddy.h"
 #include "hugepage/limits.h"
 #include "hugepage/lock.h"
+#include "hugepage/reserve.h"
 
 #include <pagoda/gfp.h>
 
@@ -15,7 +16,6 @@ namespace pagoda {
 inline constexpr uint64_t kDirtyCap = uint64_t{1} << 30; // of what lives, and of the bonus
 
 enum class zone_type : uint8_t { dma, dma32, normal };
-enum class watermark : uint8_t { min, low, high };
 
 // From this much live memory on it is made of huge pages where it can be.
 inline constexpr uint64_t kHugeHeap = 8 << 20;
@@ -33,6 +33,7 @@ struct zone_stats {
     uint64_t spanned;       // pages from the zone's first to its last, holes included
     uint64_t free;          // pages
     uint64_t dirty;         // free pages that hold memory
+    uint64_t reserved;      // pages in the reserve
     uint64_t hugetlb;       // pages from the hugetlb pool
     uint64_t huge_blocks;   // pageblocks made of transparent huge pages
     uint64_t allocated;     // pages handed out, ever
@@ -51,19 +52,22 @@ inline bool may_give_back() { return t_keeps_memory == 0; }
 class zone {
   public:
     // `count` pages in a row, their first aligned to 2^align_order pages (at most 1 GiB). Blocking
-    // flags may map memory, purge and wait for the lock; others return kNoPage instead of any of
-    // that.
+    // flags may map memory, purge and wait for the lock. Others return kNoPage instead of any of
+    // that, get pages that hold memory already, 512 at most, and by kReserveRules have the reserve
+    // after the rest.
     uint32_t alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state);
 
-    // Gives pages back, in one piece or in several. `dirty`: they may hold memory. Only with
-    // blocking flags may it purge; it returns false, and did nothing, when the lock was not to be
-    // had.
-    bool free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp);
+    // Gives pages back, in one piece or in several. `dirty`: they may hold memory. It never waits:
+    // where another thread has the lock, the pages are on a list of which the next holder takes
+    // them. Only with blocking flags may it purge.
+    void free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp);
+    // Takes the pages off that list. Blocking.
+    void finish_frees();
 
     // Gives free memory back to the kernel until at most `keep` bytes of it are held; whole
     // pageblocks with their addresses where those are limited. Returns bytes; 0 too where another
-    // thread is at it.
-    uint64_t purge(uint64_t keep);
+    // thread is at it. Without `may_wait` it ends where another thread has the zone's lock.
+    uint64_t purge(uint64_t keep, bool may_wait = true);
     // Takes back what the layers above keep free. Waits for another thread that is at it.
     void reclaim();
     // A mapping of `wanted` bytes was refused: gives back all that can be, caches above included,
@@ -92,16 +96,32 @@ class zone {
     }
     // What this process may have; from zones_init(), before anything is allocated.
     void set_limits(const memory_limits &limits);
+
+    // Memory that is in use or kept free, here and in the vmalloc range, in bytes: what limit=SIZE
+    // bounds.
+    uint64_t committed();
+    // Before vmalloc maps `bytes`: false, and nothing happened, where that would pass the limit
+    // even after all that is kept free was given back. Blocking.
+    bool charge(uint64_t bytes);
+    // After it unmapped them, or where they could not be mapped.
+    void uncharge(uint64_t bytes) { areas_.fetch_sub(bytes, std::memory_order_relaxed); }
     // How much dirty memory may be kept now, and whether more is.
     uint64_t dirty_bound();
     bool over_dirty_bound();
 
-    // Free pages that ordinary allocations leave alone. low = min * 5/4, high = min * 3/2.
-    void set_min_watermark(uint64_t pages) { min_pages_ = pages; }
-    uint64_t watermark_pages(watermark w) const;
-    // True when `count` pages may be taken with these flags without going below `w`
-    // (__GFP_HIGH may use half of the min reserve).
-    bool watermark_ok(uint32_t count, watermark w, gfp_t gfp) const;
+    // Stocks the reserve: whole pageblocks, populated. False: there is less; blocking callers that
+    // come by try again.
+    bool set_reserve(uint64_t bytes);
+    uint64_t watermark_pages(watermark w) const { return watermark_of(reserve_.target(), w); }
+    // From now on every page that leaves the zone holds memory, and so does every one that came
+    // back and was not purged, the tables that describe them too. Blocking.
+    void keep_backed();
+    // A blocking caller should call restock(): it refills the reserve, or gives back what is a
+    // pageblock too much. A free does not wait for locks.
+    bool wants_restock() const {
+        return reserve_.is_short() || reserve_.free_pages() >= reserve_.target() + kPageblockPages;
+    }
+    void restock(bool may_wait);
 
     // Set by the layers that keep memory above: `take_back` drops all of it, `purge_areas` what the
     // vmalloc range keeps free beyond so many bytes.
@@ -117,6 +137,7 @@ class zone {
     bool consistent();
 
     mutex &lock() { return lock_; }
+    mutex &reserve_lock() { return reserve_.lock(); }
     void after_fork_in_child();
     // First growth; once, from zones_init().
     bool start();
@@ -126,6 +147,11 @@ class zone {
     bool extend(uint32_t pages);
     bool extend_hugetlb();
     bool tables_reach(uint64_t end_page);
+    uint32_t alloc_blocking(uint32_t count, unsigned align_order, unsigned order,
+                            page_state *state);
+    uint32_t alloc_at_once(uint32_t count, unsigned align_order, unsigned order, gfp_t gfp,
+                           page_state *state);
+    uint32_t take_backed(uint32_t count, unsigned align_order, page_state *state);
     uint32_t take(uint32_t count, unsigned order, unsigned align_order, page_state *state);
     uint32_t take_exact(uint32_t count, page_state *state);
     void note_taken_again(uint32_t first, uint32_t count);
@@ -133,15 +159,32 @@ class zone {
                     page_state *state);
     bool want_huge(unsigned order) const;
     uint32_t take_huge_block(uint32_t count, unsigned order, page_state *state);
+    void release_locked(uint32_t first, uint32_t count, bool dirty);
+    void defer(uint32_t first, uint32_t count, bool dirty);
+    void finish_frees_locked();
+    void leave_to_holder();
+    void give_back(uint32_t first, uint32_t count, bool dirty, bool may_spin);
+    void unlock();
     void balance();
+    uint32_t take_for_reserve(bool may_wait);
+    bool populate(uint32_t first, uint32_t count);
+    uint64_t committed_locked() const;
+    bool within_limit(uint64_t pages) const;
+    void give_back_for(uint64_t bytes, bool all);
     uint64_t decayed_bonus();
     void note_peak();
     uint64_t base_bound() const;
     uint64_t limit_bound(uint64_t wanted) const;
     void pay_under_limit(uint64_t bytes);
-    uint64_t purge_locked(uint64_t keep, bool addresses_too);
-    uint64_t unmap_clean(uint64_t keep);
-    bool unmap_isolated(uint32_t number);
+    bool lock_as(bool may_wait);
+    uint64_t purge_dirty(uint64_t keep, bool addresses_too, bool may_wait);
+    uint64_t unmap_clean(uint64_t keep, bool may_wait);
+    bool purge_isolated(uint32_t number, bool unmap, bool may_wait, uint64_t *done, purge_end *end);
+    bool discard_isolated(uint32_t number, uint64_t *done);
+    void end_purge(uint32_t number, purge_end end);
+    void finish_purges_locked();
+    bool begin_leaving(uint32_t number);
+    bool unmap_block(uint32_t number);
     void note_absent(uint32_t number);
     void step_back();
     bool is_last(uint32_t number) const;
@@ -151,6 +194,12 @@ class zone {
     mutex lock_{lock_rank::zone};
     mutex purge_lock_{lock_rank::purge};
     buddy buddy_;
+    reserve reserve_;
+    std::atomic<uint32_t> deferred_{0};    // freed without the lock: page index + 1, linked
+    std::atomic<bool> purges_left_{false}; // some ended without the lock
+    std::atomic<bool> keep_backed_{false};
+    std::atomic<uint64_t> refill_pause_until_{0}; // ms
+    std::atomic<uint64_t> areas_{0};              // bytes that vmalloc has mapped or is about to
     absent_blocks absent_;
     uint64_t end_ = 0;             // first page index not in the zone yet
     uint64_t present_ = 0;         // pages
@@ -160,8 +209,7 @@ class zone {
     uint64_t huge_blocks_ = 0;
     uint64_t allocated_ = 0;
     uint64_t released_ = 0;
-    uint64_t purged_ = 0;
-    uint64_t min_pages_ = 0;
+    std::atomic<uint64_t> purged_{0};
     uint64_t set_aside_ = 0; // pages
     std::atomic<int64_t> vmalloc_live_{0};
     std::atomic<int64_t> vmalloc_dirty_{0};

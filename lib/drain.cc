@@ -1,6 +1,7 @@
 #include "lib/drain.h"
 
 #include "hugepage/sys.h"
+#include "hugepage/zone.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
 #include "lib/thread_slot.h"
@@ -194,7 +195,7 @@ void drain_shared() {
         }
     }
     caches_release_empty();
-    runs_free_deferred();
+    zone_normal().finish_frees();
 }
 
 } // namespace

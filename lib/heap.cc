@@ -49,7 +49,7 @@ void *alloc_large(size_t size, size_t align, gfp_t gfp, bool *zeroed) {
         return nullptr;
     if (align <= kPageSize && options().hugetlb_shift != 0) {
         // What there is of a 1 GiB page first, then another page.
-        if (void *p = run_alloc(pages_for(size), 0, GFP_NOWAIT, zeroed))
+        if (void *p = run_alloc(pages_for(size), 0, GFP_NOWAIT | kGfpMayFault, zeroed))
             return p;
         if (zone_normal().hugetlb_left())
             if (void *p = run_alloc(pages_for(size), 0, gfp, zeroed))
@@ -150,6 +150,8 @@ bool heap_init() {
                 thread_slots_init();
             zone_normal().set_reclaim(reclaim, vmalloc_purge);
             ready.store(true, std::memory_order_release);
+            if (options().reserve_bytes != 0)
+                zone_normal().set_reserve(options().reserve_bytes);
             // The hot path opens last; debug builds keep it closed to check every operation.
             if (!kDebug)
                 std::atomic_ref<size_t>(g_percpu.small_limit)
@@ -393,6 +395,7 @@ heap_stats heap_get_stats() {
     s.served += runs.served + vm.served + pages.served;
     s.committed = ((zone.present - zone.set_aside) << kPageShift) + vm.bytes + vm.slack + vm.cached;
     s.free_pages = zone.free << kPageShift;
+    s.reserve_bytes = zone.reserved << kPageShift;
     s.dirty_bytes = (zone.dirty << kPageShift) + vm.slack + vm.cached;
     s.peak_committed = zone.peak_bytes;
     s.purged_bytes = zone.purged << kPageShift;
@@ -413,6 +416,7 @@ void heap_before_fork() {
     caches_lock_for_fork();
     vmalloc_lock().lock_for_fork();
     zone_normal().lock().lock_for_fork();
+    zone_normal().reserve_lock().lock_for_fork();
     meta_lock().lock_for_fork();
     sheaf_lock().lock_for_fork();
     rcu_lock().lock_for_fork();
@@ -430,9 +434,16 @@ void heap_after_fork(bool child) {
             rcu_after_fork_in_child();
         }
         maps_unlock_after_fork(child);
-        mutex *const single[] = {&rcu_lock(),           &sheaf_lock(),   &meta_lock(),
-                                 &zone_normal().lock(), &vmalloc_lock(), &thread_slot_lock(),
-                                 &drain_lock(),         &init_lock,      &oom_lock(),
+        mutex *const single[] = {&rcu_lock(),
+                                 &sheaf_lock(),
+                                 &meta_lock(),
+                                 &zone_normal().reserve_lock(),
+                                 &zone_normal().lock(),
+                                 &vmalloc_lock(),
+                                 &thread_slot_lock(),
+                                 &drain_lock(),
+                                 &init_lock,
+                                 &oom_lock(),
                                  &shrinkers_lock()};
         for (mutex *m : single) {
             if (child)

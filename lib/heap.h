@@ -55,6 +55,7 @@ struct heap_stats {
     uint64_t committed;      // bytes mapped for memory
     uint64_t peak_committed; // the most that ever was
     uint64_t free_pages;     // bytes free in the zone
+    uint64_t reserve_bytes;  // free, for allocations that may not block
     uint64_t dirty_bytes;    // free memory held for reuse
     uint64_t purged_bytes;   // given back, ever
     uint64_t vmalloc_areas;

@@ -11,12 +11,7 @@ std::atomic<uint64_t> big_runs{0};
 std::atomic<uint64_t> big_pages{0};
 std::atomic<uint64_t> big_served{0};
 
-// Runs whose free could not have the zone's lock: page index + 1, linked through their struct page.
-std::atomic<uint32_t> deferred{0};
-
 uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool *zeroed) {
-    if (gfpflags_allow_blocking(gfp))
-        runs_free_deferred();
     page_state state = {};
     uint32_t first = zone_for(gfp).alloc(pages, align_order, gfp, &state);
     if (first == kNoPage)
@@ -56,30 +51,6 @@ unsigned class_of_pages(uint32_t pages) {
 
 } // namespace
 
-void run_give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
-    if (zone_normal().free(first, pages, true, gfp))
-        return;
-    g_pagemap.page_class[first] = kClassRunTail; // no longer anybody's
-    page_at(first).npages = pages;
-    uint32_t head = deferred.load(std::memory_order_relaxed);
-    do
-        page_at(first).link = head;
-    while (!deferred.compare_exchange_weak(head, first + 1, std::memory_order_release,
-                                           std::memory_order_relaxed));
-}
-
-void runs_free_deferred() {
-    if (PAGODA_LIKELY(deferred.load(std::memory_order_relaxed) == 0))
-        return;
-    uint32_t at = deferred.exchange(0, std::memory_order_acquire);
-    while (at != 0) {
-        page &pg = page_at(at - 1);
-        uint32_t next = pg.link;
-        run_give_back(at - 1, pg.npages, GFP_KERNEL);
-        at = next;
-    }
-}
-
 void *run_alloc(uint32_t pages, unsigned align_order, gfp_t gfp, bool *zeroed) {
     unsigned cls = class_of_pages(pages);
     uint32_t first =
@@ -118,7 +89,7 @@ void run_free_big(void *p, gfp_t gfp) {
     big_runs.fetch_sub(1, std::memory_order_relaxed);
     big_pages.fetch_sub(pages, std::memory_order_relaxed);
     group_uncharge(static_cast<group *>(page_at(first).owner), uint64_t{pages} << kPageShift);
-    run_give_back(first, pages, gfp);
+    zone_normal().free(first, pages, true, gfp);
 }
 
 bool run_shrink(void *p, uint32_t pages, gfp_t gfp) {
@@ -129,7 +100,7 @@ bool run_shrink(void *p, uint32_t pages, gfp_t gfp) {
         return false;
     page_at(first).npages = pages;
     big_pages.fetch_sub(have - pages, std::memory_order_relaxed);
-    run_give_back(first + pages, have - pages, gfp);
+    zone_normal().free(first + pages, have - pages, true, gfp);
     return true;
 }
 
@@ -163,7 +134,7 @@ void run_free_class(kmem_cache &c, void *run, gfp_t gfp) {
         return;
     }
     count(c, -1);
-    run_give_back(first, c.info.pages, gfp);
+    zone_normal().free(first, c.info.pages, true, gfp);
 }
 
 run_stats runs_stats() { return {big_runs.load(), big_pages.load(), big_served.load()}; }

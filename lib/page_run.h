@@ -30,11 +30,6 @@ void *run_head(const void *p);
 void *run_alloc_class(kmem_cache &c, gfp_t gfp);
 void run_free_class(kmem_cache &c, void *run, gfp_t gfp);
 
-// Pages that are nobody's any more, to the zone; where its lock cannot be had, when it can.
-void run_give_back(uint32_t first, uint32_t pages, gfp_t gfp);
-// Gives back the runs whose free could not wait for the zone. Blocking.
-void runs_free_deferred();
-
 struct run_stats {
     uint64_t big_runs; // live, without those of classes
     uint64_t big_pages;

@@ -101,8 +101,6 @@ uint32_t take(uint32_t pages, unsigned align_order, gfp_t gfp, bool once) {
     auto attempt = [=]() -> piece {
         slow_path scope;
         gfp_t now = once ? gfp : scope.limit(gfp); // the _nolock family has no reserve in handlers
-        if (gfpflags_allow_blocking(now))
-            runs_free_deferred();
         page_state state = {};
         uint32_t first = zone_for(now).alloc(pages, align_order, now, &state);
         return {first, state.zeroed};
@@ -138,7 +136,7 @@ uint32_t alloc_singles(uint32_t pages, unsigned align_order, gfp_t gfp) {
 
 void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
     slow_path scope;
-    run_give_back(first, pages, scope.limit(gfp));
+    zone_normal().free(first, pages, true, scope.limit(gfp));
 }
 
 uint32_t index_of_address(const void *p, const char *operation) {

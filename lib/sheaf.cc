@@ -9,6 +9,13 @@ namespace {
 sheaf_stack pool;
 std::atomic<uint32_t> created{0};
 mutex growth{lock_rank::sheaves};
+uint32_t stock = 0; // sheaves
+
+void restock() {
+    size_t used = size_t{created.load(std::memory_order_relaxed)} + 1;
+    g_space.sheaves.restock(used * kSheafSize, stock * kSheafSize);
+    g_space.sheaf_links.restock(used * sizeof(uint32_t), stock * sizeof(uint32_t));
+}
 
 } // namespace
 
@@ -70,12 +77,22 @@ uint32_t sheaf_alloc(uint32_t capacity, bool may_block) {
             created.store(next, std::memory_order_relaxed);
             id = next;
         }
+        if (may_block)
+            restock();
         growth.unlock();
         if (id == 0)
             return 0;
     }
     *sheaf_slot(sheaf_empty_top(id, capacity)) = nullptr;
     return id;
+}
+
+void sheaves_keep_stock(uint32_t sheaves) {
+    lock_guard g(growth);
+    g_space.sheaves.keep_populated();
+    g_space.sheaf_links.keep_populated();
+    stock = sheaves;
+    restock();
 }
 
 void sheaf_free(uint32_t id) { pool.push(id); }

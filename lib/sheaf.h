@@ -50,6 +50,9 @@ class sheaf_stack {
 // region only if `may_block`.
 uint32_t sheaf_alloc(uint32_t capacity, bool may_block);
 void sheaf_free(uint32_t id);
+// From now on the region holds memory, and blocking callers keep so many sheaves beyond what was
+// ever used for those who may not wait.
+void sheaves_keep_stock(uint32_t sheaves);
 uint32_t sheaves_in_use();
 
 class mutex;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hugepage/base.h"
+#include "hugepage/watermark.h"
 #include "hugepage/zone.h"
 #include "lib/percpu.h"
 #include "lib/scope.h"
@@ -31,9 +32,12 @@ class slow_path {
 
     bool nested() const { return nested_; }
     // The flags to go on with. Without __GFP_IO nothing is given back to the system till the end of
-    // this scope.
+    // this scope. A handler that asked for memory that may block gets such as may fault.
     gfp_t limit(gfp_t gfp) {
-        gfp = nested_ ? as_atomic(gfp) : scoped_gfp(gfp);
+        if (nested_)
+            gfp = as_atomic(gfp) | (gfpflags_allow_blocking(gfp) ? kGfpMayFault : 0);
+        else
+            gfp = scoped_gfp(gfp);
         if (PAGODA_UNLIKELY((gfp & (__GFP_DIRECT_RECLAIM | __GFP_IO)) == __GFP_DIRECT_RECLAIM) &&
             !keeps_memory_) {
             keeps_memory_ = true;

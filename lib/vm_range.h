@@ -7,8 +7,9 @@
 
 namespace pagoda {
 
-// `deferred`: freed where the lock was not to be had; the next holder caches it.
-enum class vm_state : uint8_t { free, busy, cached, deferred };
+// Two states of areas that wait for the lock's next holder: `deferred`, freed and to be cached;
+// `unmapped`, whose addresses are free.
+enum class vm_state : uint8_t { free, busy, cached, deferred, unmapped };
 
 // A span of granules. Its first and last granule point to it in the index, so neighbours are found.
 struct vm_area {

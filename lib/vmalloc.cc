@@ -22,7 +22,7 @@ vm_area *cached_oldest = nullptr;
 vmalloc_stats stats_now = {};
 uint64_t unmapped_bytes = 0; // lately, and when
 uint64_t unmapped_at = 0;
-std::atomic<vm_area *> deferred{nullptr}; // freed without the lock, linked by `next`
+std::atomic<vm_area *> deferred{nullptr}; // what waits for the lock, linked by `next`
 
 size_t page_round(size_t bytes) { return align_up(bytes, sys::page_size()); }
 
@@ -84,13 +84,24 @@ void free_locked(vm_area *a) {
     cache(a);
 }
 
+void defer(vm_area *a, vm_state as) {
+    a->state = as;
+    a->next = deferred.load(std::memory_order_relaxed);
+    while (!deferred.compare_exchange_weak(a->next, a, std::memory_order_release,
+                                           std::memory_order_relaxed)) {
+    }
+}
+
 void free_deferred() {
     vm_area *a = deferred.load(std::memory_order_relaxed) == nullptr
                      ? nullptr
                      : deferred.exchange(nullptr, std::memory_order_acquire);
     while (a != nullptr) {
         vm_area *next = a->next;
-        free_locked(a);
+        if (a->state == vm_state::unmapped)
+            range.release(a);
+        else
+            free_locked(a);
         a = next;
     }
 }
@@ -154,11 +165,15 @@ void unmap_and_release(vm_area *a) {
     int r = sys::unmap(vm_range::address(a), a->mapped);
     if (r != 0)
         sys::discard(vm_range::address(a), a->mapped);
-    lock_guard g(lock);
-    if (r != 0)
-        a->lost = true; // sealed by the program: the mapping stays, its memory does not
-    else
+    zone_normal().uncharge(a->mapped);
+    if (r != 0) { // sealed by the program: the mapping stays, its memory does not
+        a->lost = true;
+    } else if (lock.try_lock_briefly()) {
         range.release(a);
+        lock.unlock();
+    } else {
+        defer(a, vm_state::unmapped);
+    }
 }
 
 void note_unmapped(uint64_t bytes) {
@@ -176,21 +191,48 @@ void note_miss(uint64_t bytes) {
     zone_normal().note_refault(again);
 }
 
+// Unmaps until at most `keep` bytes are kept, or until get_lock(lock) says no.
+template <class GetLock> uint64_t purge(uint64_t keep, GetLock get_lock) {
+    uint64_t done = 0;
+    for (;;) {
+        if (!may_give_back() || !get_lock(lock))
+            return done;
+        free_deferred();
+        vm_area *a = stats_now.cached + stats_now.slack > keep ? cached_oldest : nullptr;
+        if (a != nullptr) {
+            uncache(a);
+            a->state = vm_state::busy; // nobody finds it until it is unmapped
+            note_unmapped(a->mapped);
+        }
+        lock.unlock();
+        if (a == nullptr)
+            return done;
+        done += a->mapped;
+        unmap_and_release(a);
+    }
+}
+
 // Maps fewer pages, or more behind the last one.
 bool map_in_place(vm_area *a, size_t bytes) {
     uintptr_t start = vm_range::address(a);
     if (bytes <= a->mapped) {
         if (bytes != a->mapped && sys::unmap(start + bytes, a->mapped - bytes) != 0)
             return false;
+        zone_normal().uncharge(a->mapped - bytes);
     } else {
         if (granules_for(bytes) > a->granules) {
             lock_guard g(lock);
             if (!range.widen(a, granules_for(bytes)))
                 return false;
         }
-        zone_normal().pay_for(bytes - a->mapped);
-        if (sys::extend(start + a->mapped, bytes - a->mapped) != 0)
+        size_t more = bytes - a->mapped;
+        zone_normal().pay_for(more);
+        if (!zone_normal().charge(more))
             return false;
+        if (sys::extend(start + a->mapped, more) != 0) {
+            zone_normal().uncharge(more);
+            return false;
+        }
     }
     a->mapped = bytes;
     return true;
@@ -237,13 +279,17 @@ void *alloc_area(size_t bytes, size_t align, area_kind kind, gfp_t gfp, bool *ze
     if (fresh) {
         zone_normal().make_room();
         zone_normal().pay_for(bytes);
+        if (!zone_normal().charge(bytes))
+            return nullptr;
         a = map_new(bytes, align, kind.huge);
         if (a == nullptr) {
             zone_normal().squeeze(bytes);
             a = map_new(bytes, align, kind.huge);
         }
-        if (a == nullptr)
+        if (a == nullptr) {
+            zone_normal().uncharge(bytes);
             return nullptr;
+        }
     }
     lock.lock();
     a->bytes = bytes;
@@ -302,16 +348,14 @@ vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gf
 
 bool vmalloc_free(void *p, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
-    if (may_block) {
-        lock.lock();
-    } else if (!lock.try_lock()) {
+    if (!(may_block ? lock.try_lock_briefly() : lock.try_lock())) {
         vm_area *a = busy_area(p);
         if (a == nullptr)
             return false;
-        a->state = vm_state::deferred;
-        a->next = deferred.load(std::memory_order_relaxed);
-        while (!deferred.compare_exchange_weak(a->next, a, std::memory_order_release,
-                                               std::memory_order_relaxed)) {
+        defer(a, vm_state::deferred);
+        if (lock.try_lock()) { // the holder may have gone before he could see it
+            free_deferred();
+            lock.unlock();
         }
         return true;
     }
@@ -323,7 +367,7 @@ bool vmalloc_free(void *p, gfp_t gfp) {
     if (a == nullptr)
         return false;
     if (may_block && zone_normal().over_dirty_bound())
-        vmalloc_purge(zone_normal().dirty_bound() / 2);
+        purge(zone_normal().dirty_bound() / 2, [](mutex &m) { return m.try_lock_briefly(); });
     return true;
 }
 
@@ -337,11 +381,16 @@ namespace {
 // The area elsewhere, with room for the next growth. NULL, and nothing changed, when that cannot
 // be.
 vm_area *move_area(vm_area *a, size_t bytes) {
+    size_t more = bytes - a->mapped;
+    if (!zone_normal().charge(more))
+        return nullptr;
     lock.lock();
     vm_area *to = range.take(granules_for(bytes + bytes / 2), 1);
     lock.unlock();
-    if (to == nullptr)
+    if (to == nullptr) {
+        zone_normal().uncharge(more);
         return nullptr;
+    }
     // Reserved first: MREMAP_FIXED would replace whatever somebody else has there.
     uintptr_t target = vm_range::address(to);
     int r = sys::reserve_at(target, bytes);
@@ -358,6 +407,7 @@ vm_area *move_area(vm_area *a, size_t bytes) {
         stats_now.moved++;
         return to;
     }
+    zone_normal().uncharge(more);
     if (r == -EEXIST)
         to->lost = true;
     else
@@ -395,23 +445,10 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
 }
 
 uint64_t vmalloc_purge(uint64_t keep) {
-    uint64_t done = 0;
-    while (may_give_back()) {
-        lock.lock();
-        free_deferred();
-        vm_area *a = stats_now.cached + stats_now.slack > keep ? cached_oldest : nullptr;
-        if (a != nullptr) {
-            uncache(a);
-            a->state = vm_state::busy; // nobody finds it until it is unmapped
-            note_unmapped(a->mapped);
-        }
-        lock.unlock();
-        if (a == nullptr)
-            return done;
-        done += a->mapped;
-        unmap_and_release(a);
-    }
-    return done;
+    return purge(keep, [](mutex &m) {
+        m.lock();
+        return true;
+    });
 }
 
 vmalloc_stats vmalloc_get_stats() {

@@ -140,9 +140,10 @@ inline uint64_t process_figure(const char *key) {
     return kib << 10;
 }
 
-inline bool resident(const void *page) {
+inline bool resident(const void *p) {
     unsigned char in = 0;
-    return mincore(const_cast<void *>(page), kPageSize, &in) == 0 && (in & 1) != 0;
+    void *page = reinterpret_cast<void *>(align_down(reinterpret_cast<uintptr_t>(p), kPageSize));
+    return mincore(page, kPageSize, &in) == 0 && (in & 1) != 0;
 }
 
 } // namespace pagoda::test

@@ -6,8 +6,9 @@
  *   #include <pagoda/urcu.h>
  *
  * before the first inclusion. Other flavours than bp want each reading thread registered, as
- * liburcu's manual says. What kfree_rcu is given, liburcu's call_rcu thread frees. liburcu's headers
- * have a struct rcu_head of their own: in a file that includes both, they come before Pagoda's.
+ * liburcu's manual says. What kfree_rcu is given, liburcu's call_rcu thread frees. liburcu's
+ * headers have a struct rcu_head of their own: in a file that includes both, they come before
+ * Pagoda's.
  *
  * Source: liburcu's urcu-api.md.
  */

@@ -123,6 +123,22 @@ TEST_F(WindowTest, ARefusalHoldsForATickWhereThereIsAnotherWay) {
     EXPECT_TRUE(window_.reach_if_easy(2 * kPageSize));
 }
 
+TEST_F(WindowTest, KeptPopulatedItFaultsNothing) {
+    ASSERT_TRUE(window_.open(at_, kMiB, 2 * kPageSize, "test"));
+    EXPECT_FALSE(test::resident(window_.as<char>()));
+    window_.keep_populated();
+    EXPECT_TRUE(test::resident(window_.as<char>()));
+    ASSERT_TRUE(window_.reach(9 * kPageSize));
+    EXPECT_TRUE(test::resident(window_.as<char>() + 8 * kPageSize));
+    window_.restock(9 * kPageSize, 0);
+    EXPECT_EQ(window_.bytes(), 9 * kPageSize);
+    window_.restock(7 * kPageSize, 4 * kPageSize); // half of the stock is there
+    EXPECT_EQ(window_.bytes(), 9 * kPageSize);
+    window_.restock(9 * kPageSize, 4 * kPageSize);
+    EXPECT_EQ(window_.bytes(), 13 * kPageSize);
+    EXPECT_TRUE(test::resident(window_.as<char>() + 12 * kPageSize));
+}
+
 TEST_F(WindowTest, FailsToOpenAtALimit) {
     sys::inject_failures(0, 1);
     EXPECT_FALSE(window_.open(at_, kMiB, kPageSize, "test"));

@@ -63,6 +63,22 @@ TEST_F(BuddyTest, SplitsDownToOnePageAndMergesBack) {
     EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 
+TEST_F(BuddyTest, BackedPagesAreThoseThatHoldMemory) {
+    buddy_.release(0, 2 * kPageblockPages, false);
+    EXPECT_EQ(buddy_.take_backed(1, 0), kNoPage);
+    uint32_t first = take(kPageblockOrder);
+    buddy_.release(first + 3, 20, true);
+    EXPECT_EQ(buddy_.take_backed(21, 0), kNoPage);
+    EXPECT_EQ(buddy_.take_backed(8, 3), first + 8);
+    EXPECT_EQ(buddy_.take_backed(8, 3), kNoPage);
+    EXPECT_EQ(buddy_.take_backed(5, 0), first + 3);
+    EXPECT_EQ(buddy_.take_backed(7, 0), first + 16);
+    EXPECT_EQ(buddy_.dirty_pages(), 0u);
+    buddy_.release(first, kPageblockPages, true);
+    EXPECT_EQ(buddy_.take_backed(kPageblockPages, kPageblockOrder), first);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
 TEST_F(BuddyTest, BlocksAreAlignedToTheirSize) {
     for (unsigned order = 0; order <= kPageblockOrder; order++) {
         buddy_.release(0, 2 * kPageblockPages, false);
@@ -307,7 +323,7 @@ class model {
             else if (random_.one_in(2000))
                 take_blocks(1 + static_cast<uint32_t>(random_.below(3)));
             else if (random_.below(100) < (free_ > target ? 65u : 35u))
-                random_.one_in(2) ? take() : take_exact();
+                random_.one_in(4) ? take_backed() : random_.one_in(2) ? take() : take_exact();
             else
                 release();
             ASSERT_EQ(buddy_.free_pages(), free_);
@@ -365,6 +381,22 @@ class model {
         if (first == kNoPage)
             return;
         take_out(first, count, marked);
+        runs_.push_back({first, count});
+    }
+
+    void take_backed() {
+        uint32_t count = 1 + static_cast<uint32_t>(random_.skewed(7));
+        unsigned order = random_.one_in(2) ? 0 : static_cast<unsigned>(random_.below(8));
+        uint32_t align = 1u << order;
+        uint32_t longest = random_.one_in(200) ? longest_run(true) : 0; // it takes long
+        uint32_t first = buddy_.take_backed(count, order);
+        if (first == kNoPage) {
+            // It need not find a run that is hardly long enough.
+            ASSERT_LT(longest, 2 * (count + align)) << count << " pages";
+            return;
+        }
+        ASSERT_EQ(first % align, 0u);
+        take_out(first, count, count);
         runs_.push_back({first, count});
     }
 

@@ -136,5 +136,82 @@ TEST(LimitedZoneTest, AreasPayForPagesUnderALimit) {
     });
 }
 
+// limit=SIZE, which is a bound whatever happens.
+template <class F> void bounded(uint64_t bytes, F body) {
+    under_a_limit(kNoLimit, [&](zone &z) {
+        mutable_options().limit_bytes = bytes;
+        body(z);
+        EXPECT_LE(z.committed(), bytes);
+    });
+}
+
+TEST(CommitLimitTest, AllocationsFailAtItAndSucceedAfterFrees) {
+    bounded(16 * kMiB, [](zone &z) {
+        std::vector<uint32_t> runs;
+        for (uint32_t run; (run = get(64)) != kNoPage;)
+            runs.push_back(run);
+        EXPECT_EQ(runs.size(), 64u);
+        EXPECT_EQ(z.committed(), 16 * kMiB);
+        EXPECT_EQ(get(1), kNoPage);
+        z.free(runs[10], 64, true, GFP_KERNEL);
+        EXPECT_EQ(z.committed(), 16 * kMiB) << "what is kept free counts";
+        EXPECT_EQ(get(64), runs[10]) << "and serves";
+        for (uint32_t i = 0; i < 20; i++)
+            z.free(runs[3 * i], 64, true, GFP_KERNEL);
+        EXPECT_NE(get(5 * 128), kNoPage) << "it was given back to pay for pages in a row";
+        EXPECT_EQ(get(20 * kPageblockPages), kNoPage);
+    });
+}
+
+TEST(CommitLimitTest, FreshPagesCostNothingUntilTheyAreTaken) {
+    bounded(4 * kMiB, [](zone &z) {
+        ASSERT_NE(get(1), kNoPage);
+        EXPECT_GT(z.stats().present, 1u);
+        EXPECT_EQ(z.committed(), kPageSize);
+    });
+}
+
+TEST(CommitLimitTest, CountsTheReserve) {
+    bounded(3 * kMiB, [](zone &z) {
+        EXPECT_FALSE(z.set_reserve(4 * kMiB));
+        EXPECT_EQ(z.stats().reserved, kPageblockPages);
+        EXPECT_EQ(z.committed(), 2 * kMiB);
+        EXPECT_NE(get(256), kNoPage);
+        EXPECT_EQ(get(1), kNoPage);
+    });
+}
+
+TEST(CommitLimitTest, CountsHugePagesAsAWhole) {
+    bounded(3 * kMiB, [](zone &z) {
+        mutable_options().thp = thp_policy::always;
+        uint64_t pages = 0;
+        for (; get(16) != kNoPage; pages += 16)
+            ASSERT_LE(z.committed(), 3 * kMiB);
+        EXPECT_EQ(pages, 768u);
+    });
+}
+
+TEST(CommitLimitTest, AreasAreChargedBeforeTheyAreMapped) {
+    bounded(8 * kMiB, [](zone &z) {
+        z.set_reclaim(nullptr, [](uint64_t keep) {
+            uint64_t less = kept_areas > keep ? kept_areas - keep : 0;
+            kept_areas -= less;
+            zone_normal().note_vmalloc(0, -static_cast<int64_t>(less));
+            zone_normal().uncharge(less);
+            return less;
+        });
+        EXPECT_TRUE(z.charge(5 * kMiB));
+        kept_areas = 2 * kMiB;
+        z.note_vmalloc(0, 2 * int64_t{kMiB});
+        EXPECT_FALSE(z.charge(6 * kMiB));
+        EXPECT_EQ(kept_areas, 0u);
+        EXPECT_EQ(z.committed(), 3 * kMiB);
+        EXPECT_TRUE(z.charge(5 * kMiB));
+        EXPECT_EQ(get(1), kNoPage);
+        z.uncharge(kPageSize);
+        EXPECT_NE(get(1), kNoPage);
+    });
+}
+
 } // namespace
 } // namespace pagoda

@@ -27,6 +27,17 @@ TEST(LockTest, IsHeldBetweenLockAndUnlock) {
     EXPECT_FALSE(m.is_locked());
 }
 
+TEST(LockTest, TryLockBrieflyGivesUp) {
+    mutex m{lock_rank::zone};
+    EXPECT_TRUE(m.try_lock_briefly());
+    bool got = true;
+    std::thread([&] { got = m.try_lock_briefly(); }).join();
+    EXPECT_FALSE(got);
+    m.unlock();
+    EXPECT_TRUE(m.try_lock_briefly());
+    m.unlock();
+}
+
 TEST(LockTest, TryLockNeverWaits) {
     mutex m{lock_rank::zone};
     EXPECT_TRUE(m.try_lock());

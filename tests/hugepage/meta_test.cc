@@ -78,6 +78,22 @@ TEST(MetaTest, AtomicDoesNotGrowTheWindow) {
     });
 }
 
+TEST(MetaTest, BlockingCallersKeepTheStock) {
+    in_fresh_space([] {
+        constexpr size_t kStock = 256 << 10;
+        meta_keep_stock(kStock);
+        for (int round = 0; round < 3; round++) {
+            size_t bytes = 0;
+            while (char *piece = static_cast<char *>(meta_alloc(kMetaMax, GFP_ATOMIC))) {
+                ASSERT_TRUE(test::resident(piece));
+                bytes += kMetaMax;
+            }
+            EXPECT_GE(bytes, kStock / 2);
+            EXPECT_NE(meta_alloc(64, GFP_KERNEL), nullptr);
+        }
+    });
+}
+
 TEST(MetaTest, AtomicDoesNotWaitForTheLock) {
     in_fresh_space([] {
         meta_lock().lock();

@@ -25,6 +25,7 @@ bool are_defaults() {
            o.boot_bytes == d.boot_bytes && o.mem_bytes == d.mem_bytes &&
            o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
            o.contig_bytes == d.contig_bytes && o.highmem_bytes == d.highmem_bytes &&
+           o.limit_bytes == d.limit_bytes && o.reserve_bytes == d.reserve_bytes &&
            o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
 }
 
@@ -45,6 +46,8 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
         {"thp=always", [](auto &o) { return o.thp == thp_policy::always; }},
         {"hugetlb=2M:64", [](auto &o) { return o.hugetlb_shift == 21 && o.hugetlb_pages == 64; }},
         {"hugetlb=1G:1", [](auto &o) { return o.hugetlb_shift == 30 && o.hugetlb_pages == 1; }},
+        {"limit=3G", [](auto &o) { return o.limit_bytes == uint64_t{3} << 30; }},
+        {"reserve=10M", [](auto &o) { return o.reserve_bytes == 10 << 20; }},
         {"dirty=64K", [](auto &o) { return o.dirty_bytes == 64 << 10; }},
         {"dirty=3m", [](auto &o) { return o.dirty_bytes == 3 << 20; }},
         {"dirty=1G", [](auto &o) { return o.dirty_bytes == 1 << 30; }},

@@ -151,6 +151,17 @@ TEST_F(SysMemoryTest, PopulatesWithoutChangingAnything) {
     EXPECT_LT(sys::populate(at_ + 4 * page_, page_), 0); // nothing mapped
 }
 
+TEST_F(SysMemoryTest, PopulatesForReading) {
+    ASSERT_EQ(sys::map_at(at_, 4 * page_), 0);
+    byte(at_) = 5;
+    int r = sys::populate_read(at_, 4 * page_);
+    if (r == -EINVAL)
+        GTEST_SKIP() << "this kernel cannot";
+    EXPECT_EQ(r, 0);
+    EXPECT_EQ(byte(at_), 5);
+    EXPECT_LT(sys::populate_read(at_ + 4 * page_, page_), 0); // nothing mapped
+}
+
 TEST_F(SysMemoryTest, HintsAndNamesNeverFail) {
     errno = 77;
     sys::hint_huge(at_, page_, true); // nothing mapped

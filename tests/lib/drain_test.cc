@@ -133,7 +133,7 @@ TEST_F(drain, leaves_other_cpus_alone_where_it_cannot_stop_them) {
 TEST_F(drain, an_audit_without_memory_ends_quietly) {
     EXPECT_TRUE(succeeded(in_child([] {
         give(kClass, take(kClass, 5000));
-        while (run_alloc(1, 0, GFP_NOWAIT, nullptr) != nullptr)
+        while (run_alloc(1, 0, GFP_NOWAIT | kGfpMayFault, nullptr) != nullptr)
             continue;
         sys::inject_failures(0, 1 << 30);
         EXPECT_EQ(caches_audit(), 0u);

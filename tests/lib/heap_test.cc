@@ -8,6 +8,7 @@
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
 
+#include <atomic>
 #include <chrono>
 #include <errno.h>
 #include <thread>
@@ -298,6 +299,76 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
             heap_free(e.p, GFP_KERNEL);
         }
     EXPECT_EQ(heap_get_stats().live_objects, before);
+}
+
+// limit=SIZE: runs, slabs, areas, and what all the caches keep, against one bound.
+TEST(heap_limit, is_never_passed) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        constexpr uint64_t kLimit = 24 << 20;
+        setenv("PAGODA_OPTIONS", "limit=24M", 1);
+        ASSERT_TRUE(heap_init());
+        random_numbers random(1);
+        void *blocks[200] = {};
+        uint64_t refused = 0;
+        uint64_t served = 0;
+        for (int i = 0; i < 30'000; i++) {
+            void *&b = blocks[random.below(200)];
+            size_t size = random.skewed(22);
+            if (b != nullptr && random.one_in(2)) {
+                heap_free(b, GFP_KERNEL);
+                b = nullptr;
+            } else {
+                void *now =
+                    b != nullptr ? heap_realloc(b, size, GFP_KERNEL) : heap_alloc(size, GFP_KERNEL);
+                (now != nullptr ? served : refused)++;
+                if (now != nullptr)
+                    static_cast<char *>(b = now)[0] = 1;
+            }
+            ASSERT_LE(zone_normal().committed(), kLimit);
+        }
+        EXPECT_GT(refused, 100u);
+        EXPECT_GT(served, 10'000u);
+        for (void *b : blocks)
+            heap_free(b, GFP_KERNEL);
+        for (size_t mib : {20, 23}) { // an area, in place of all that was cached
+            void *p = heap_alloc(mib << 20, GFP_KERNEL);
+            EXPECT_NE(p, nullptr);
+            EXPECT_EQ(heap_alloc((25 - mib) << 20, GFP_KERNEL), nullptr);
+            heap_free(p, GFP_KERNEL);
+        }
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
+}
+
+TEST(heap_limit, holds_for_threads_together) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        setenv("PAGODA_OPTIONS", "limit=16M,reserve=2M", 1);
+        ASSERT_TRUE(heap_init());
+        std::atomic<bool> done{false};
+        std::atomic<uint64_t> refused{0};
+        auto work = [&](uint64_t seed) {
+            random_numbers random(seed);
+            void *blocks[60] = {};
+            for (int i = 0; i < 10'000; i++) {
+                void *&b = blocks[random.below(60)];
+                heap_free(b, GFP_KERNEL);
+                b = random.one_in(3) ? nullptr : heap_alloc(random.skewed(22), GFP_KERNEL);
+                refused += b == nullptr;
+            }
+            for (void *b : blocks)
+                heap_free(b, GFP_KERNEL);
+        };
+        std::thread watcher([&] {
+            while (!done)
+                EXPECT_LE(zone_normal().committed(), 16u << 20);
+        });
+        std::thread other(work, 1);
+        work(2);
+        other.join();
+        done = true;
+        watcher.join();
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
 }
 
 } // namespace

@@ -90,8 +90,8 @@ TEST_F(page_run, freed_under_the_zones_lock_comes_back_later) {
     run_free_big(q, GFP_ATOMIC);
     zone_normal().lock().unlock();
     EXPECT_EQ(zone_normal().stats().free, free_before);
-    EXPECT_EQ(class_of_pointer(p), kClassRunTail) << "nobody's, and not yet the buddy's";
-    runs_free_deferred();
+    EXPECT_EQ(class_of_pointer(p), kClassNone) << "nobody's, and not yet the buddy's";
+    zone_normal().finish_frees();
     EXPECT_EQ(zone_normal().stats().free, free_before + 300);
     EXPECT_EQ(class_of_pointer(p), kClassNone);
 }

@@ -27,6 +27,21 @@ TEST_F(sheaf, tops_tell_id_and_count) {
     EXPECT_EQ(sheaf_count(0, 127), 0u);
 }
 
+TEST_F(sheaf, stock_is_for_those_who_may_not_wait) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        sheaves_keep_stock(64);
+        for (int round = 0; round < 3; round++) {
+            uint32_t got = 0;
+            while (uint32_t id = sheaf_alloc(127, false)) {
+                ASSERT_TRUE(resident(sheaf_slot(sheaf_empty_top(id, 127))));
+                got++;
+            }
+            EXPECT_GE(got, 32u);
+            EXPECT_NE(sheaf_alloc(127, true), 0u);
+        }
+    })));
+}
+
 TEST_F(sheaf, starts_empty_and_is_used_again) {
     uint32_t before = sheaves_in_use();
     uint32_t id = sheaf_alloc(127, true);

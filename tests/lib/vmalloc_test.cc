@@ -7,7 +7,9 @@
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
 
+#include <atomic>
 #include <sys/syscall.h>
+#include <thread>
 #include <vector>
 
 namespace pagoda::test {
@@ -193,6 +195,32 @@ TEST_F(areas, keep_their_contents_where_growing_is_refused) {
     EXPECT_EQ(vmalloc_get_stats().moved, before.moved + 1);
     EXPECT_TRUE(vmalloc_free(moved, GFP_KERNEL));
     EXPECT_TRUE(vmalloc_free(behind, GFP_KERNEL));
+}
+
+// Whatever the flags: the holder may be a thread that is stopped.
+TEST_F(areas, are_freed_without_waiting) {
+    vmalloc_purge(0);
+    char *p = take(3 * kMiB);
+    char *q = take(3 * kMiB);
+    vmalloc_stats before = vmalloc_get_stats();
+    std::atomic<int> step{0};
+    std::thread holder([&] {
+        lock_guard g(vmalloc_lock());
+        step = 1;
+        while (step != 2)
+            std::this_thread::yield();
+    });
+    while (step != 1)
+        std::this_thread::yield();
+    EXPECT_TRUE(vmalloc_free(p, GFP_KERNEL));
+    EXPECT_TRUE(vmalloc_free(q, GFP_ATOMIC));
+    EXPECT_FALSE(vmalloc_free(p, GFP_KERNEL)) << "twice";
+    step = 2;
+    holder.join();
+    char *again = take(3 * kMiB);
+    EXPECT_TRUE(again == p || again == q) << "the next holder took them in";
+    EXPECT_TRUE(vmalloc_free(again, GFP_KERNEL));
+    EXPECT_EQ(vmalloc_get_stats().areas, before.areas - 2);
 }
 
 TEST_F(areas, freed_where_the_lock_is_taken_come_back_later) {

@@ -1,0 +1,274 @@
+#include "hugepage/reserve.h"
+
+#include "hugepage/address_space.h"
+#include "hugepage/options.h"
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
+#include "tests/unit.h"
+
+#include <thread>
+#include <vector>
+
+namespace pagoda {
+namespace {
+
+using test::in_child;
+using test::random_numbers;
+using test::resident;
+using test::succeeded;
+
+constexpr uint64_t kBlock = kPageblockPages;
+
+// The zones belong to the process, so each test has a process of its own.
+template <class F> void with_reserve(uint64_t bytes, F body) {
+    EXPECT_TRUE(succeeded(in_child([&] {
+        mutable_options().thp = thp_policy::never;
+        ASSERT_TRUE(address_space_init(kPageSize));
+        ASSERT_TRUE(zones_init());
+        ASSERT_TRUE(zone_normal().set_reserve(bytes));
+        body(zone_normal());
+        sys::inject_failures(0, 0);
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
+}
+
+uint32_t get(uint32_t count, gfp_t gfp, unsigned align = 0) {
+    page_state state;
+    return zone_normal().alloc(count, align, gfp, &state);
+}
+
+// Takes single pages while there are any.
+std::vector<uint32_t> take_all(gfp_t gfp) {
+    std::vector<uint32_t> taken;
+    for (uint32_t page; (page = get(1, gfp)) != kNoPage;)
+        taken.push_back(page);
+    return taken;
+}
+
+TEST(ReserveTest, HoldsMemoryInWholePageblocks) {
+    with_reserve(kPageblockSize + 1, [](zone &z) {
+        EXPECT_EQ(z.stats().reserved, 2 * kBlock);
+        page_state state;
+        uint32_t first = z.alloc(kPageblockPages, 0, GFP_ATOMIC, &state);
+        ASSERT_NE(first, kNoPage);
+        EXPECT_TRUE(state.backed);
+        for (uint32_t i = 0; i < kPageblockPages; i++)
+            ASSERT_TRUE(resident(page_address(first + i)));
+        EXPECT_TRUE(reserve::has(first / kPageblockPages));
+        EXPECT_EQ(z.stats().reserved, kBlock);
+    });
+}
+
+// Each kind of flags at each fill level: what it leaves, and that the page comes back here.
+TEST(ReserveTest, IsSharedOutByTheTable) {
+    const gfp_t kinds[] = {GFP_NOWAIT,
+                           GFP_ATOMIC,
+                           GFP_ATOMIC | __GFP_NOMEMALLOC,
+                           GFP_NOWAIT | __GFP_MEMALLOC,
+                           GFP_ATOMIC | __GFP_MEMALLOC,
+                           GFP_ATOMIC | __GFP_MEMALLOC | __GFP_NOMEMALLOC,
+                           GFP_KERNEL,
+                           GFP_NOIO | __GFP_NORETRY,
+                           GFP_KERNEL | __GFP_HIGH,
+                           GFP_KERNEL | __GFP_MEMALLOC,
+                           GFP_KERNEL | __GFP_NOMEMALLOC | __GFP_HIGH};
+    with_reserve(kPageblockSize, [&](zone &z) {
+        std::vector<uint32_t> ordinary = take_all(GFP_NOWAIT | kGfpMayFault);
+        sys::inject_failures(0, 1 << 30); // nothing grows
+        for (uint64_t level = 0; level <= kBlock; level += 32) {
+            for (gfp_t gfp : kinds) {
+                std::vector<uint32_t> held;
+                while (z.stats().reserved > level)
+                    held.push_back(get(1, GFP_ATOMIC | __GFP_MEMALLOC));
+                uint64_t floor = reserve_floor(gfp, kBlock);
+                uint32_t page = get(1, gfp);
+                EXPECT_EQ(page != kNoPage, level > floor) << std::hex << gfp << " at " << level;
+                uint32_t two = get(2, gfp);
+                EXPECT_EQ(two != kNoPage, level >= floor + 3) << std::hex << gfp << " at " << level;
+                if (page != kNoPage)
+                    z.free(page, 1, true, GFP_ATOMIC);
+                if (two != kNoPage)
+                    z.free(two, 2, true, GFP_ATOMIC);
+                EXPECT_EQ(z.stats().reserved, level);
+                for (uint32_t each : held)
+                    z.free(each, 1, true, GFP_ATOMIC);
+                ASSERT_EQ(z.stats().reserved, kBlock);
+            }
+        }
+        EXPECT_EQ(z.stats().free, 0u);
+        z.free(ordinary.back(), 1, true, GFP_ATOMIC);
+        EXPECT_EQ(get(1, GFP_NOWAIT), ordinary.back()) << "the zone's own pages have no floor";
+    });
+}
+
+// The order of failing that the kernel's users know.
+TEST(ReserveTest, NowaitFailsFirstThenAtomicThenNobody) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        take_all(GFP_NOWAIT);
+        EXPECT_EQ(z.stats().reserved, kBlock);
+        EXPECT_EQ(take_all(GFP_ATOMIC).size(), kBlock * 5 / 8);
+        EXPECT_EQ(get(1, GFP_NOWAIT), kNoPage);
+        EXPECT_EQ(take_all(GFP_ATOMIC | __GFP_MEMALLOC).size(), kBlock * 3 / 8);
+        EXPECT_EQ(get(1, GFP_ATOMIC | __GFP_MEMALLOC), kNoPage);
+        EXPECT_NE(get(1, GFP_KERNEL), kNoPage) << "it grows, and refills";
+        EXPECT_GE(z.stats().reserved, kBlock);
+        EXPECT_NE(get(1, GFP_ATOMIC), kNoPage);
+    });
+}
+
+TEST(ReserveTest, IsRefilledByTheNextBlockingCallerAndGivesBackTheSurplus) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        uint32_t plain = get(4, GFP_KERNEL);
+        std::vector<uint32_t> taken = take_all(GFP_ATOMIC);
+        ASSERT_GT(taken.size(), 100u);
+        EXPECT_TRUE(z.wants_restock());
+        z.free(plain, 4, true, GFP_ATOMIC);
+        EXPECT_TRUE(z.wants_restock()) << "not by those who may not wait";
+        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        EXPECT_FALSE(z.wants_restock());
+        EXPECT_GE(z.stats().reserved, kBlock);
+        for (uint32_t page : taken)
+            z.free(page, 1, true, GFP_ATOMIC);
+        EXPECT_TRUE(z.wants_restock()) << "too much by a pageblock";
+        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        EXPECT_FALSE(z.wants_restock());
+        EXPECT_EQ(z.stats().reserved, kBlock);
+        EXPECT_EQ(z.stats().free + z.stats().reserved, z.stats().present);
+    });
+}
+
+TEST(ReserveTest, ThatCannotBeFilledDoesNoHarm) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        take_all(GFP_ATOMIC);
+        while (get(1, GFP_NOWAIT | kGfpMayFault) != kNoPage)
+            continue;
+        sys::inject_failures(0, 1 << 30);
+        EXPECT_FALSE(z.set_reserve(16 * kPageblockSize));
+        EXPECT_EQ(get(1, GFP_KERNEL), kNoPage);
+        sys::inject_failures(0, 0);
+        EXPECT_NE(get(1, GFP_KERNEL), kNoPage);
+    });
+}
+
+TEST(ReserveTest, IsNeverPurged) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        uint32_t page = get(1, GFP_ATOMIC);
+        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        z.purge(0);
+        z.squeeze(kPageSize);
+        z.free(page, 1, true, GFP_ATOMIC);
+        EXPECT_GE(z.stats().reserved, kBlock);
+        for (uint32_t each : take_all(GFP_ATOMIC))
+            EXPECT_TRUE(resident(page_address(each)));
+    });
+}
+
+// Its lock is its own: whoever holds the zone's does not stand in between.
+TEST(ReserveTest, ServesWhileTheZoneIsLocked) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        z.lock().lock();
+        uint32_t page = get(3, GFP_ATOMIC, 2);
+        EXPECT_NE(page, kNoPage);
+        z.free(page, 3, true, GFP_ATOMIC);
+        EXPECT_EQ(get(1, GFP_NOWAIT), kNoPage);
+        z.lock().unlock();
+        z.reserve_lock().lock();
+        EXPECT_EQ(get(1, GFP_ATOMIC), kNoPage);
+        z.reserve_lock().unlock();
+    });
+}
+
+TEST(ReserveTest, FreesDoNotWaitForItsLock) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        uint32_t page = get(5, GFP_ATOMIC);
+        z.reserve_lock().lock();
+        z.free(page, 5, true, GFP_ATOMIC);
+        z.reserve_lock().unlock();
+        EXPECT_EQ(z.stats().reserved, kBlock - 5);
+        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        EXPECT_GE(z.stats().reserved, kBlock);
+        EXPECT_EQ(z.stats().free + z.stats().reserved, z.stats().present);
+    });
+}
+
+TEST(ReserveTest, ForkChildrenHaveOne) {
+    with_reserve(kPageblockSize, [](zone &) {
+        EXPECT_TRUE(succeeded(in_child([] {
+            EXPECT_EQ(take_all(GFP_ATOMIC).size(), kBlock * 5 / 8);
+            EXPECT_NE(get(1, GFP_KERNEL), kNoPage);
+            EXPECT_NE(get(1, GFP_ATOMIC), kNoPage);
+        })));
+    });
+}
+
+// From then on whatever left the zone, or came back to it, holds memory.
+TEST(ReserveTest, KeepsBackedWhatIsInUse) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        uint32_t before = get(100, GFP_KERNEL);
+        uint32_t freed = get(50, GFP_KERNEL);
+        z.free(freed, 50, true, GFP_KERNEL);
+        EXPECT_FALSE(resident(page_address(before + 50)));
+        z.keep_backed();
+        EXPECT_TRUE(resident(page_address(before + 50)));
+        EXPECT_TRUE(resident(page_address(freed + 49)));
+        page_state state;
+        uint32_t after = z.alloc(300, 0, GFP_KERNEL, &state);
+        EXPECT_TRUE(state.backed);
+        EXPECT_TRUE(resident(page_address(after + 299)));
+        z.free(after, 300, true, GFP_KERNEL);
+        z.purge(0);
+        EXPECT_FALSE(resident(page_address(after + 299)));
+    });
+}
+
+// Pages of four threads, blocking and not, with the reserve short all the time.
+TEST(ReserveTest, ThreadsHoldPagesOfTheirOwn) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        mutable_options().dirty_bytes = 256 << 10;
+        std::atomic<int> wrong{0};
+        auto work = [&](uint64_t seed) {
+            struct run {
+                uint32_t first;
+                uint32_t count;
+                uint64_t mark;
+            };
+            const gfp_t kinds[] = {GFP_ATOMIC, GFP_NOWAIT, GFP_KERNEL, GFP_ATOMIC | __GFP_MEMALLOC};
+            random_numbers random(seed);
+            std::vector<run> runs;
+            for (int i = 0; i < 20'000; i++) {
+                gfp_t gfp = kinds[random.below(4)];
+                if (runs.size() < 60 && random.one_in(2)) {
+                    run r = {0, 1 + static_cast<uint32_t>(random.skewed(6)), random.next()};
+                    page_state state;
+                    r.first = z.alloc(r.count, 0, gfp, &state);
+                    if (r.first == kNoPage)
+                        continue;
+                    for (uint32_t p = 0; p < r.count; p++)
+                        *static_cast<uint64_t *>(page_address(r.first + p)) = r.mark;
+                    runs.push_back(r);
+                } else if (!runs.empty()) {
+                    std::swap(runs[random.below(runs.size())], runs.back());
+                    run r = runs.back();
+                    runs.pop_back();
+                    for (uint32_t p = 0; p < r.count; p++)
+                        wrong += *static_cast<uint64_t *>(page_address(r.first + p)) != r.mark;
+                    z.free(r.first, r.count, true, gfp);
+                }
+            }
+            for (const run &r : runs)
+                z.free(r.first, r.count, true, GFP_ATOMIC);
+        };
+        std::vector<std::thread> threads;
+        for (uint64_t i = 0; i < 4; i++)
+            threads.emplace_back(work, i + 1);
+        for (auto &t : threads)
+            t.join();
+        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        EXPECT_EQ(wrong, 0);
+        EXPECT_EQ(z.stats().free + z.stats().reserved, z.stats().present);
+        EXPECT_FALSE(z.wants_restock());
+    });
+}
+
+} // namespace
+} // namespace pagoda
