@@ -23,12 +23,14 @@ struct option_values {
     uint64_t mem_bytes = 0;          // how much of it memblock manages; 0: all
     uint64_t exclude_from = 0;       // a part of it that nobody gets
     uint64_t exclude_to = 0;
-    uint64_t contig_bytes = 0;  // memory set aside at start, for large buffers
-    uint64_t highmem_bytes = 0; // of the HIGHMEM zone; 0: it is empty
-    uint64_t limit_bytes = 0;   // what may be committed at most; 0: no limit of ours
-    uint64_t reserve_bytes = 0; // for GFP_ATOMIC, from the start; 0: the default, when wanted
-    bool exit_check = true;     // look for double frees in the caches at exit
-    char exit_report[512] = {}; // file that gets one JSON line at exit; empty: none
+    uint64_t contig_bytes = 0;       // memory set aside at start, for large buffers
+    uint64_t highmem_bytes = 0;      // of the HIGHMEM zone; 0: it is empty
+    uint64_t limit_bytes = 0;        // what may be committed at most; 0: no limit of ours
+    uint64_t reserve_bytes = 0;      // for GFP_ATOMIC, from the start; 0: the default, when wanted
+    uint64_t kmalloc_max = 4u << 20; // what kmalloc serves at most
+    bool init_on_alloc = false;      // all memory handed out is zeroed
+    bool exit_check = true;          // look for double frees in the caches at exit
+    char exit_report[512] = {};      // file that gets one JSON line at exit; empty: none
 };
 
 enum class option_type : uint8_t { choice, size, range, boolean, hugetlb, path };

@@ -51,6 +51,7 @@ void report_wrong_cache(const kmem_cache &c, const void *object) {
 void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
     if (!kernel_api_enter(gfp))
         return nullptr;
+    bool asked_for_zero = (gfp & __GFP_ZERO) != 0;
     gfp = current_gfp(gfp);
     rcu_poll_if_blocking(gfp);
     bool accounted = (gfp & __GFP_ACCOUNT) != 0 && current_group() != nullptr;
@@ -68,7 +69,7 @@ void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
     if (object != nullptr && (gfp & __GFP_ZERO) != 0) {
         if (c.traits->ctor == nullptr)
             memset(object, 0, c.traits->object_size);
-        else
+        else if (asked_for_zero)
             warn_ctor_and_zero(c);
     }
     return object;

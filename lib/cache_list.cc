@@ -5,7 +5,7 @@
 #include "lib/debug_layout.h"
 #include "lib/drain.h"
 #include "lib/group.h"
-#include "lib/kernel_api.h"
+#include "lib/hot_path.h"
 #include "lib/rcu.h"
 #include "lib/slab_cache.h"
 #include "lib/thread.h"
@@ -94,7 +94,7 @@ kmem_cache *take_value(const class_info &info, cache_traits *t) {
         c.served = 0;
         if (cls >= g_cache_end)
             g_cache_end.store(cls + 1, std::memory_order_release);
-        c.hot_cls = kDebug ? 0 : c.cls;
+        c.hot_cls = hot_paths_closed() ? 0 : c.cls;
         return &c;
     }
     return nullptr;

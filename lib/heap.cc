@@ -7,6 +7,7 @@
 #include "lib/debug_marks.h"
 #include "lib/drain.h"
 #include "lib/highmem.h"
+#include "lib/hot_path.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/oom.h"
@@ -81,7 +82,8 @@ void note_alloc(void *p) {
 
 void *finish(void *p, size_t size, gfp_t gfp, bool zeroed) {
     note_alloc(p);
-    if (p != nullptr && (gfp & __GFP_ZERO) != 0 && !zeroed)
+    bool wanted = (gfp & __GFP_ZERO) != 0 || PAGODA_UNLIKELY(options().init_on_alloc);
+    if (p != nullptr && wanted && !zeroed)
         memset(p, 0, size);
     return p;
 }
@@ -152,10 +154,9 @@ bool heap_init() {
             ready.store(true, std::memory_order_release);
             if (options().reserve_bytes != 0)
                 zone_normal().set_reserve(options().reserve_bytes);
-            // The hot path opens last; debug builds keep it closed to check every operation.
-            if (!kDebug)
-                std::atomic_ref<size_t>(g_percpu.small_limit)
-                    .store(kMaxSmall + 1, std::memory_order_release);
+            if (options().init_on_alloc)
+                hot_paths_close();
+            hot_path_open(g_percpu.small_limit); // last
         }
     }
     init_lock.unlock();

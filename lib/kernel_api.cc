@@ -7,8 +7,8 @@
 #include "hugepage/own_image.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/hot_path.h"
 #include "lib/sheaf.h"
-#include "lib/size_class.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 
@@ -52,9 +52,7 @@ bool kernel_api_init() {
         return true;
     stock();
     g_kernel_api.ready.store(true, std::memory_order_release);
-    if (!kDebug)
-        std::atomic_ref<size_t>(g_kernel_api.small_limit)
-            .store(kMaxSmall + 1, std::memory_order_release);
+    hot_path_open(g_kernel_api.small_limit);
     return true;
 }
 

@@ -1,5 +1,6 @@
 #include "lib/kmalloc.h"
 
+#include "hugepage/options.h"
 #include "hugepage/page.h"
 #include "hugepage/report.h"
 #include "lib/group.h"
@@ -34,7 +35,8 @@ void warn_once(std::atomic<bool> &warned, gfp_t gfp, const char *what, size_t si
 
 void warn_too_large(size_t size, gfp_t gfp) {
     static std::atomic<bool> warned{false};
-    warn_once(warned, gfp, "kmalloc above KMALLOC_MAX_SIZE: refused, use kvmalloc", size);
+    warn_once(warned, gfp, "kmalloc above KMALLOC_MAX_SIZE or kmalloc_max: refused, use kvmalloc",
+              size);
 }
 
 void *start_of(const void *object) { return const_cast<void *>(object); }
@@ -73,7 +75,7 @@ bool fits(const void *object, size_t size, size_t align, size_t usable) {
 void *kmalloc_slow(size_t size, gfp_t gfp) {
     if (size == 0)
         return ZERO_SIZE_PTR;
-    if (size > KMALLOC_MAX_SIZE) {
+    if (size > min_of(KMALLOC_MAX_SIZE, options().kmalloc_max)) {
         warn_too_large(size, gfp);
         return nullptr;
     }

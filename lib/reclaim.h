@@ -4,6 +4,7 @@
 #pragma once
 
 #include "lib/alloc_failure.h"
+#include "lib/failure_hook.h"
 #include "lib/scope.h"
 
 #include <atomic>
@@ -70,6 +71,8 @@ template <class Attempt> auto with_reclaim(gfp_t gfp, uint64_t bytes, Attempt at
     might_alloc(gfp);
     if (PAGODA_UNLIKELY(alloc_failure_waits()) && gfpflags_allow_blocking(gfp_now(gfp)))
         write_alloc_failure();
+    if (must_fail(bytes, gfp))
+        return decltype(attempt()){};
     auto result = attempt();
     if (PAGODA_LIKELY(static_cast<bool>(result)))
         return result;

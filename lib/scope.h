@@ -3,6 +3,7 @@
 #pragma once
 
 #include "hugepage/base.h"
+#include "hugepage/options.h"
 #include "lib/percpu.h"
 
 #include <pagoda/gfp.h>
@@ -35,10 +36,10 @@ inline void might_alloc(gfp_t gfp) {
         report_blocking(gfp);
 }
 
-// The flags of an allocation with the calling thread's scopes applied.
+// The flags of an allocation with the calling thread's scopes, and the options, applied.
 inline gfp_t current_gfp(gfp_t gfp) {
     might_alloc(gfp);
-    return scoped_gfp(gfp);
+    return scoped_gfp(gfp) | (PAGODA_UNLIKELY(options().init_on_alloc) ? __GFP_ZERO : 0);
 }
 
 } // namespace pagoda

@@ -56,6 +56,15 @@ void pagoda_heap_walk(struct pagoda_heap *heap,
 /* Gives back the heap and every block in it. NULL is ignored. Nobody uses it any more. Blocks. */
 void pagoda_heap_destroy(struct pagoda_heap *heap);
 
+/* Failing allocations, for tests of what a program does then. */
+
+/* True: the allocation of `size` bytes fails. Called on the allocating thread, perhaps in a signal
+ * handler; it must not allocate. */
+typedef bool pagoda_failure_hook(size_t size, gfp_t flags, void *argument);
+/* Asks `hook` before every allocation of this process, malloc's too, from now on; NULL: no more.
+ * Allocations are slower once there was a hook. Blocks. */
+void pagoda_set_failure_hook(pagoda_failure_hook *hook, void *argument);
+
 #ifdef __cplusplus
 }
 #endif

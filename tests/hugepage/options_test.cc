@@ -26,6 +26,7 @@ bool are_defaults() {
            o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
            o.contig_bytes == d.contig_bytes && o.highmem_bytes == d.highmem_bytes &&
            o.limit_bytes == d.limit_bytes && o.reserve_bytes == d.reserve_bytes &&
+           o.kmalloc_max == d.kmalloc_max && o.init_on_alloc == d.init_on_alloc &&
            o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
 }
 
@@ -63,6 +64,8 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
         {"percpu=mm_cid", [](auto &o) { return o.percpu == percpu_policy::mm_cid; }},
         {"percpu=cpu_id", [](auto &o) { return o.percpu == percpu_policy::cpu_id; }},
         {"percpu=off", [](auto &o) { return o.percpu == percpu_policy::off; }},
+        {"kmalloc_max=128K", [](auto &o) { return o.kmalloc_max == 128 << 10; }},
+        {"init_on_alloc=1", [](auto &o) { return o.init_on_alloc; }},
         {"exit_check=0", [](auto &o) { return !o.exit_check; }},
         {"exit_report=/a/b c", [](auto &o) { return strcmp(o.exit_report, "/a/b c") == 0; }},
     };

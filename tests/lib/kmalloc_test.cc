@@ -131,6 +131,45 @@ TEST(Kmalloc, ZeroedMemoryIsZeroToTheEndOfItsBucket) {
     }
 }
 
+TEST(Kmalloc, InitOnAllocClearsWhatNobodyAskedToClear) {
+    child_end end = in_child([] {
+        mutable_options().init_on_alloc = true;
+        heap_init();
+        struct kmem_cache *cache = kmem_cache_create("cleared", 100, nullptr, 0);
+        for (size_t size = 1; size < 200000; size += 1 + size / 3) {
+            void *p = kmalloc(size, GFP_KERNEL);
+            memset(p, 1, size);
+            kfree(p);
+            p = kmalloc(size, GFP_KERNEL);
+            ASSERT_TRUE(all(p, size, 0)) << size;
+            memset(p, 1, size);
+            kfree(p);
+            p = heap_alloc(size, GFP_KERNEL);
+            ASSERT_TRUE(all(p, size, 0)) << size;
+            kfree(p);
+            p = kmem_cache_alloc(cache, GFP_KERNEL);
+            ASSERT_TRUE(all(p, 100, 0));
+            memset(p, 1, 100);
+            kmem_cache_free(cache, p);
+        }
+    });
+    EXPECT_TRUE(succeeded(end));
+}
+
+TEST(Kmalloc, ALowerLimitCanBeSet) {
+    child_end end = in_child([] {
+        mutable_options().kmalloc_max = 128 << 10;
+        void *p = kmalloc(128 << 10, GFP_KERNEL);
+        EXPECT_NE(p, nullptr);
+        kfree(p);
+        EXPECT_EQ(kmalloc((128 << 10) + 1, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        p = kvmalloc(1 << 20, GFP_KERNEL);
+        EXPECT_NE(p, nullptr) << "vmalloc serves it";
+        kvfree(p);
+    });
+    EXPECT_TRUE(succeeded(end));
+}
+
 TEST(Kmalloc, ArraysThatOverflowAreRefused) {
     EXPECT_EQ(kmalloc_array(kHuge / 2, 3, GFP_KERNEL | __GFP_NOWARN), nullptr);
     EXPECT_EQ(kcalloc(kHuge, 2, GFP_KERNEL | __GFP_NOWARN), nullptr);

@@ -9,7 +9,10 @@ namespace {
 
 TEST(misuse, aborts_after_one_line) {
     int here = 0;
-    child_end end = in_child([&] { report_double_free(&here, 64); });
+    child_end end = in_child([&] {
+        heap_init();
+        report_double_free(g_caches[class_for_size(64)], &here);
+    });
     EXPECT_EQ(end.signal(), SIGABRT);
     EXPECT_EQ(end.lines(), 1u) << end.errors;
     EXPECT_TRUE(end.said("double free")) << end.errors;
@@ -20,9 +23,10 @@ TEST(misuse, goes_on_where_only_reports_are_wanted) {
     int here = 0;
     child_end end = in_child([&] {
         mutable_options().on_error = error_policy::report;
+        heap_init();
         report_double_free(&here);
         report_double_free(&here, 40960);
-        report_interior(&here, 128, 16);
+        report_interior(g_caches[class_for_size(128)], &here, 16);
     });
     EXPECT_TRUE(succeeded(end));
     EXPECT_EQ(end.lines(), 3u) << end.errors;
