@@ -52,10 +52,10 @@ def commands():
 def cases(test):
     """The cases of a ctest test: gtest's Suite.name, or unittest's methods."""
     command = commands()[test]
-    script = next((word for word in command if word.endswith("_test.py")), None)
+    # A script, or a class of one that the harness of tests/process starts.
+    script = next((m for word in command if (m := re.search(r"(\w+_test)\.(py|[A-Z]\w+)$", word))), None)
     if script:
-        folder = test.split(".")[0]
-        source = tree.text(pathlib.Path("tests") / folder / pathlib.Path(script).name)
+        source = tree.text(pathlib.Path("tests") / test.split(".")[0] / f"{script[1]}.py")
         return set(re.findall(r"def (test_\w+)", source))
     listing = subprocess.run([*command, "--gtest_list_tests"], capture_output=True, text=True)
     suite, found = "", set()
