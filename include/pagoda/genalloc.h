@@ -130,6 +130,7 @@ static inline int gen_pool_add_virt(struct gen_pool *pool, unsigned long virt, p
 static inline int gen_pool_add(struct gen_pool *pool, unsigned long addr, size_t size, int nid) {
     return pagoda_gen_pool_add_owner(pool, addr, (phys_addr_t)-1, size, nid, NULL);
 }
+
 static inline unsigned long gen_pool_alloc_algo_owner(struct gen_pool *pool, size_t size,
                                                       genpool_algo_t algo, void *data,
                                                       void **owner) {

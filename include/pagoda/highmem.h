@@ -105,6 +105,7 @@ static inline void memcpy_page(struct page *to, size_t to_offset, struct page *f
     kunmap_local(source);
     kunmap_local(target);
 }
+/* Bytes of a page, or all of them, zeroed or copied. */
 static inline void memzero_page(struct page *page, size_t offset, size_t length) {
     memset_page(page, offset, 0, length);
 }

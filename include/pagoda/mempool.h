@@ -98,6 +98,7 @@ static inline size_t pagoda_mempool_element_bytes(mempool_alloc_t *alloc_fn, voi
         return kmem_cache_size((struct kmem_cache *)pool_data);
     return alloc_fn == mempool_kmalloc || alloc_fn == mempool_kvmalloc ? (size_t)pool_data : 0;
 }
+
 static inline int mempool_init_node(mempool_t *pool, int min_nr, mempool_alloc_t *alloc_fn,
                                     mempool_free_t *free_fn, void *pool_data, gfp_t gfp_mask,
                                     int node_id) {

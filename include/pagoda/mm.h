@@ -126,6 +126,7 @@ static inline struct page *__alloc_pages(gfp_t gfp, unsigned int order, int node
                                          const void *nodes) {
     return nodes == NULL ? pagoda_alloc_pages_node(node, gfp, order) : NULL;
 }
+
 static inline unsigned long __get_free_pages(gfp_t gfp, unsigned int order) {
     return pagoda_get_free_pages(gfp, order);
 }
@@ -336,6 +337,7 @@ static inline void *page_frag_alloc_align(struct page_frag_cache *cache, unsigne
                                           gfp_t gfp, unsigned int align) {
     return pagoda_page_frag_alloc(cache, size, gfp, 0u - align);
 }
+
 static inline void page_frag_free(void *fragment) { pagoda_page_frag_free(fragment); }
 static inline void page_frag_cache_drain(struct page_frag_cache *cache) {
     pagoda_page_frag_cache_drain(cache);

@@ -88,6 +88,7 @@ static inline PAGODA_VMALLOCATES(1) void *vmalloc_32(unsigned long size) {
 static inline PAGODA_VMALLOCATES(1) void *vmalloc_32_user(unsigned long size) {
     return pagoda_vmalloc(size, GFP_KERNEL | GFP_DMA32 | __GFP_ZERO, NUMA_NO_NODE);
 }
+
 static inline PAGODA_VMALLOCATES(1) void *vmalloc_huge(unsigned long size, gfp_t gfp) {
     return pagoda_vmalloc_huge(size, gfp, NUMA_NO_NODE);
 }

@@ -15,9 +15,9 @@ using pagoda::test::in_child;
 using pagoda::test::succeeded;
 
 TEST(Flags, StandForWhatBecameOfThem) {
-    static_assert(GFP_BUFFER == GFP_NOIO);
+    static_assert(GFP_BUFFER == GFP_NOIO); // NOLINT(misc-redundant-expression)
     static_assert(__GFP_COLD == 0);
-    static_assert(__GFP_REPEAT == __GFP_RETRY_MAYFAIL);
+    static_assert(__GFP_REPEAT == __GFP_RETRY_MAYFAIL); // NOLINT(misc-redundant-expression)
     static_assert(SLAB_NO_REAP != 0);
     EXPECT_TRUE(gfpflags_allow_blocking(__GFP_WAIT));
     EXPECT_TRUE(gfpflags_allow_blocking(GFP_BUFFER));

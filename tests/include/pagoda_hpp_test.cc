@@ -274,7 +274,7 @@ TEST(Cache, MovesAndIsNeverCopied) {
     pagoda::cache<point> first("first");
     point *object = first.construct(1, 2);
     pagoda::cache<point> second(std::move(first));
-    EXPECT_EQ(first.native_handle(), nullptr);
+    EXPECT_EQ(first.native_handle(), nullptr); // NOLINT(bugprone-use-after-move): what is shown
     EXPECT_EQ(object->x + object->y, 3);
     second.destroy(object);
     pagoda::cache<point> third("third");
