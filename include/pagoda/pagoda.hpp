@@ -213,14 +213,17 @@ template <class T> class cache {
         free(object);
     }
 
-    // An object that ends with its owner, which must not outlive the cache.
+    // An object that ends with its owner, which must not outlive the cache; moving that is allowed.
     struct deleter {
-        cache *from;
-        void operator()(T *object) const noexcept { from->destroy(object); }
+        ::kmem_cache *from;
+        void operator()(T *object) const noexcept {
+            std::destroy_at(object);
+            pagoda_kmem_cache_free(from, object);
+        }
     };
     using pointer = std::unique_ptr<T, deleter>;
     template <class... Arguments> [[nodiscard]] pointer make(Arguments &&...arguments) {
-        return pointer(construct(std::forward<Arguments>(arguments)...), deleter{this});
+        return pointer(construct(std::forward<Arguments>(arguments)...), deleter{cache_});
     }
 
     // For kmem_cache_alloc_bulk and the other names of slab.h.

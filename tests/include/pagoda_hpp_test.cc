@@ -293,6 +293,10 @@ TEST(Cache, OwnersEndBeforeIt) {
         two = std::move(one);
         EXPECT_EQ(counted::alive, 1);
         EXPECT_EQ(two->value, 1);
+        pagoda::cache<counted> elsewhere(std::move(cache));
+        two.reset();
+        EXPECT_EQ(counted::alive, 0);
+        cache = std::move(elsewhere);
     }
     EXPECT_EQ(counted::alive, 0);
 }

@@ -155,8 +155,8 @@ class Manual(unittest.TestCase):
     def test_installed(self):
         output("cmake", "--install", BUILD, "--prefix", self.folder)
         installed = self.folder / "share" / "man" / "man3"
-        self.assertEqual(sorted(page.name for page in installed.iterdir()),
-                         sorted(page.name for page in PAGES.glob("*.3")))
+        self.assertLessEqual({page.name for page in PAGES.glob("*.3")},
+                             {page.name for page in installed.iterdir()})
         self.assertIn("kmalloc", rendered(installed / "kmalloc.3"))
 
     def test_a_page_has_what_the_header_says(self):

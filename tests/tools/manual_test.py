@@ -10,7 +10,7 @@ import unittest
 
 BUILD = pathlib.Path(os.environ["PAGODA_BUILD"])
 MANUAL = pathlib.Path(os.environ["PAGODA_SOURCE"]) / "docs" / "man"
-PAGES = ("pagoda.1", "libpagoda.7")
+PAGES = ("pagoda.1", "pagoda.hpp.3", "libpagoda.7")
 
 
 def output(*command, **environment):
@@ -63,6 +63,17 @@ class Manual(unittest.TestCase):
             for word in re.findall(r"^  (?:-\w,)?(-?-?\w+)", help_text, re.M):
                 if word != "pagoda":
                     self.assertIn(word, words)
+
+    def test_names_of_the_cxx_header_are_told(self):
+        header = (MANUAL.parents[1] / "include" / "pagoda" / "pagoda.hpp").read_text()
+        names = re.findall(r"^(?:template <.*> )?(?:class|struct|using) (\w+)", header, re.M)
+        pool = header.split(" class cache {")[1].split("private:")[0]
+        names += re.findall(r"[ *&](\w+)\([^()]*\)(?: const)? (?:noexcept[ (]|\{)", pool)
+        for name in ("memory_resource", "unique_ptr", "shared", "try_construct", "native_handle"):
+            self.assertIn(name, names)
+        told = (MANUAL / "pagoda.hpp.3").read_text()
+        for name in set(names) - {"guard", "operator"}:
+            self.assertRegex(told, rf"\b{name}\b")
 
     def test_installed_beside_what_they_describe(self):
         output("cmake", "--install", BUILD, "--prefix", self.folder)
