@@ -59,6 +59,7 @@ TEST_IN_CHILD(what_was_set_aside_is_nobody_elses) {
     heap_stats after = heap_get_stats();
     EXPECT_EQ(after.live_bytes, before.live_bytes);
     EXPECT_LT(after.committed, before.committed + 256 * kMiB);
+    EXPECT_LT(after.peak_committed, before.peak_committed + 256 * kMiB);
     EXPECT_EQ(zone_normal().live_bytes(), live);
     EXPECT_EQ(memblock_end_of_DRAM() - start(), 256 * kMiB) << "contiguous";
     char *from = static_cast<char *>(pagoda_memblock_virt(start()));
