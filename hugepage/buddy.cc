@@ -352,6 +352,13 @@ uint32_t buddy::take(unsigned order, uint32_t *dirty) {
     return kNoPage;
 }
 
+// A neighbour in the reserve is whole and free as well, but in the reserve's own lists. It may be
+// on its way there or back, without this buddy's lock: it shows that before or after it is free.
+static bool is_whole(const pageblock &b) {
+    return !b.reserved.load(std::memory_order_acquire) && b.blocks[9] != 0 &&
+           !b.reserved.load(std::memory_order_acquire);
+}
+
 uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
     for (unsigned bucket = 0; bucket < 2; bucket++) {
         for (uint32_t at = heads_[9][bucket]; at != 0; at = block(at - 1).next[9]) {
@@ -361,7 +368,7 @@ uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
             uint32_t n = 1;
             while (n < count &&
                    (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
-                   block(first + n).blocks[9] != 0)
+                   is_whole(block(first + n)))
                 n++;
             if (n < count)
                 continue;

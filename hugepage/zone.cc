@@ -140,8 +140,8 @@ bool zone::grow(uint32_t blocks, unsigned order, unsigned align_order) {
     uint32_t lead = static_cast<uint32_t>(align_up(end_, align) - end_);
     if (order + 2 < kPageblockOrder && lead >= kPageblockPages / 2 && extend(lead))
         return true; // the pageblock that was begun
-    uint32_t step =
-        static_cast<uint32_t>(min_of(present_ / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
+    uint32_t step = static_cast<uint32_t>(
+        min_of((present_ - set_aside_) / kPageblockPages / 16, uint64_t{kMaxGrowBlocks}));
     uint32_t need = lead + blocks * kPageblockPages;
     if (step > blocks && extend(lead + step * kPageblockPages))
         return true;
@@ -427,11 +427,14 @@ void zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
 // What is set aside need hold no memory, and freed it does not.
 uint32_t zone::set_aside(uint32_t count) {
     page_state state = {};
+    uint64_t peak = peak_bytes_.load(std::memory_order_relaxed);
     uint32_t first =
         alloc(count * kPageblockPages, kPageblockOrder, GFP_KERNEL | kGfpMayFault, &state);
     if (first != kNoPage) {
         lock_guard g(lock_);
         set_aside_ += uint64_t{count} * kPageblockPages;
+        peak_bytes_.store(peak, std::memory_order_relaxed); // growth for it was no peak
+        note_peak();
     }
     return first;
 }
@@ -456,7 +459,7 @@ void zone::note_vmalloc(int64_t live, int64_t dirty) {
 }
 
 void zone::note_peak() {
-    uint64_t now = (present_ << kPageShift) +
+    uint64_t now = ((present_ - set_aside_) << kPageShift) +
                    static_cast<uint64_t>(vmalloc_live_.load(std::memory_order_relaxed) +
                                          vmalloc_dirty_.load(std::memory_order_relaxed));
     uint64_t peak = peak_bytes_.load(std::memory_order_relaxed);

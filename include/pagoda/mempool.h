@@ -10,6 +10,7 @@
 #define PAGODA_MEMPOOL_H
 
 #include <pagoda/gfp.h>
+#include <pagoda/mm.h>
 #include <pagoda/slab.h>
 
 #include <stdbool.h>
@@ -66,8 +67,8 @@ void *pagoda_mempool_alloc_preallocated(struct mempool *pool) __attribute__((war
  * Never waits; where a thread waits for an element it makes the system call that wakes it. */
 void pagoda_mempool_free(void *element, struct mempool *pool);
 
-/* Ready-made functions. pool_data is the kmem_cache (without a constructor) or the size in
- * bytes. */
+/* Ready-made functions. pool_data is the kmem_cache (without a constructor), the size in bytes,
+ * or the order of the pages; elements of the last are struct page. */
 static inline void *mempool_alloc_slab(gfp_t gfp_mask, void *pool_data) {
     return kmem_cache_alloc((struct kmem_cache *)pool_data, gfp_mask);
 }
@@ -88,9 +89,16 @@ static inline void mempool_kvfree(void *element, void *pool_data) {
     (void)pool_data;
     kvfree(element);
 }
+static inline void *mempool_alloc_pages(gfp_t gfp_mask, void *pool_data) {
+    return alloc_pages(gfp_mask, (unsigned int)(uintptr_t)pool_data);
+}
+static inline void mempool_free_pages(void *element, void *pool_data) {
+    __free_pages((struct page *)element, (unsigned int)(uintptr_t)pool_data);
+}
 
-/* The kernel's names of the functions above. In debug builds elements of the ready-made functions
- * are poisoned while they are in reserve, and a write there is reported. */
+/* Memory pools by the kernel's names: as the functions above. In debug builds elements of the
+ * ready-made functions, except pages, are poisoned while they are in reserve, and a write there is
+ * reported. */
 
 /* The bytes of an element of the ready-made functions, 0 for those of others. */
 static inline size_t pagoda_mempool_element_bytes(mempool_alloc_t *alloc_fn, void *pool_data) {
@@ -138,7 +146,8 @@ static inline void mempool_free(void *element, mempool_t *pool) {
     pagoda_mempool_free(element, pool);
 }
 
-/* Pools of the ready-made functions: objects of a cache, kmalloc'd and kvmalloc'd memory. */
+/* Pools of the ready-made functions: objects of a cache, kmalloc'd and kvmalloc'd memory, blocks of
+ * 2^order pages. */
 
 static inline int mempool_init_slab_pool(mempool_t *pool, int min_nr, struct kmem_cache *cache) {
     return mempool_init(pool, min_nr, mempool_alloc_slab, mempool_free_slab, cache);
@@ -157,6 +166,15 @@ static inline int mempool_init_kvmalloc_pool(mempool_t *pool, int min_nr, size_t
 }
 static inline mempool_t *mempool_create_kvmalloc_pool(int min_nr, size_t size) {
     return mempool_create(min_nr, mempool_kvmalloc, mempool_kvfree, (void *)size);
+}
+
+static inline int mempool_init_page_pool(mempool_t *pool, int min_nr, int order) {
+    return mempool_init(pool, min_nr, mempool_alloc_pages, mempool_free_pages,
+                        (void *)(uintptr_t)order);
+}
+static inline mempool_t *mempool_create_page_pool(int min_nr, int order) {
+    return mempool_create(min_nr, mempool_alloc_pages, mempool_free_pages,
+                          (void *)(uintptr_t)order);
 }
 
 #ifdef __cplusplus

@@ -60,6 +60,21 @@ TEST(ReserveTest, HoldsMemoryInWholePageblocks) {
 }
 
 // Each kind of flags at each fill level: what it leaves, and that the page comes back here.
+TEST(ReserveTest, IsNoPartOfALargerPieceBesideIt) {
+    with_reserve(kPageblockSize, [](zone &z) {
+        for (int i = 0; i < 20; i++) {
+            uint32_t first = get(3 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
+            ASSERT_NE(first, kNoPage);
+            for (uint32_t n = 0; n < 3; n++)
+                ASSERT_FALSE(reserve::has(first / kPageblockPages + n));
+            first = get(2 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
+            for (uint32_t n = 0; n < 2; n++)
+                ASSERT_FALSE(reserve::has(first / kPageblockPages + n));
+        }
+        EXPECT_EQ(z.stats().reserved, kBlock);
+    });
+}
+
 TEST(ReserveTest, IsSharedOutByTheTable) {
     const gfp_t kinds[] = {GFP_NOWAIT,
                            GFP_ATOMIC,

@@ -37,8 +37,9 @@ TEST_IN_CHILD(is_empty_until_memory_is_set_aside) {
     size_t left = 1;
     EXPECT_EQ(pagoda_boot_unmanaged(&left), nullptr);
     EXPECT_EQ(left, 0u);
-    EXPECT_EQ(memblock_remove(start(), kPageSize), 0);
-    EXPECT_EQ(memblock_add(start() - kPageSize, kPageSize), 0) << "what was removed";
+    EXPECT_EQ(memblock_remove(start() + kPageSize, kPageSize), 0);
+    EXPECT_EQ(memblock_phys_mem_size(), kPageblockSize - kPageSize);
+    EXPECT_EQ(memblock_add(start() + kPageSize, kPageSize), 0) << "what was removed";
 }
 
 TEST_IN_CHILD(that_cannot_be_had_is_refused) {
@@ -59,6 +60,7 @@ TEST_IN_CHILD(what_was_set_aside_is_nobody_elses) {
     heap_stats after = heap_get_stats();
     EXPECT_EQ(after.live_bytes, before.live_bytes);
     EXPECT_LT(after.committed, before.committed + 256 * kMiB);
+    EXPECT_LT(after.peak_committed, before.peak_committed + 256 * kMiB);
     EXPECT_EQ(zone_normal().live_bytes(), live);
     EXPECT_EQ(memblock_end_of_DRAM() - start(), 256 * kMiB) << "contiguous";
     char *from = static_cast<char *>(pagoda_memblock_virt(start()));
@@ -84,7 +86,9 @@ TEST_IN_CHILD(what_was_set_aside_is_nobody_elses) {
 }
 
 TEST_IN_CHILD(allocates_from_the_top) {
+    ASSERT_NE(heap_alloc(100, GFP_KERNEL), nullptr);
     ASSERT_EQ(pagoda_boot_reserve(8 * kMiB), 0);
+    ASSERT_NE(start(), 0u) << "page 0 would never be handed out";
     uint64_t end = memblock_end_of_DRAM();
     EXPECT_EQ(memblock_phys_alloc(100, 64), end - 128);
     EXPECT_EQ(memblock_phys_alloc(4096, 4096), end - 8192);
@@ -131,7 +135,7 @@ TEST_IN_CHILD(takes_a_lower_bound_as_a_wish_and_a_limit_as_a_limit) {
     memblock_set_current_limit(start() + kMiB);
     EXPECT_EQ(address(memblock_alloc(64, 64)), start() + kMiB - 64);
     EXPECT_EQ(address(memblock_alloc_node(64, 64, 1)), start() + kMiB - 128);
-    EXPECT_EQ(address(memblock_alloc_try_nid(64, 64, 0, start() + 4096, 0)), start() + 4096 - 64);
+    EXPECT_EQ(address(memblock_alloc_try_nid(64, 64, 0, start() + 8192, 0)), start() + 8192 - 64);
     EXPECT_EQ(memblock_alloc(2 * kMiB, 64), nullptr);
     EXPECT_NE(memblock_phys_alloc_range(64, 64, 0, MEMBLOCK_ALLOC_ANYWHERE), 0u);
     memblock_set_current_limit(0x1000); // the low bound is the current limit's business too
@@ -195,8 +199,10 @@ TEST_IN_CHILD(answers_questions_about_ranges) {
 TEST_IN_CHILD(agrees_with_a_model) {
     constexpr uint64_t kUnits = 1024;
     constexpr uint64_t kUnit = 4096;
+    ASSERT_NE(heap_alloc(100, GFP_KERNEL), nullptr);
     ASSERT_EQ(pagoda_boot_reserve(kUnits * kUnit), 0);
     uint64_t base = start();
+    ASSERT_NE(base, 0u) << "page 0 would never be handed out";
     std::vector<bool> memory(kUnits, true);
     std::vector<bool> reserved(kUnits);
     random_numbers random(77);

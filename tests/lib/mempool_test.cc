@@ -319,6 +319,27 @@ TEST(mempool, over_a_cache_and_over_kmalloc) {
     kmem_cache_destroy(cache);
 }
 
+TEST(mempool, over_blocks_of_pages) {
+    mempool_t *pool = mempool_create_page_pool(3, 2);
+    mempool_t embedded;
+    EXPECT_EQ(mempool_init_page_pool(&embedded, 1, 0), 0);
+    ASSERT_NE(pool, nullptr);
+    ::page *got[3];
+    for (::page *&block : got) {
+        block = static_cast<::page *>(mempool_alloc_preallocated(pool));
+        ASSERT_NE(block, nullptr);
+        memset(page_address(block), 1, 4 * PAGE_SIZE);
+    }
+    EXPECT_EQ(mempool_alloc_preallocated(pool), nullptr);
+    for (::page *block : got)
+        mempool_free(block, pool);
+    void *one = mempool_alloc(&embedded, GFP_KERNEL);
+    EXPECT_NE(one, nullptr);
+    mempool_free(one, &embedded);
+    mempool_exit(&embedded);
+    mempool_destroy(pool);
+}
+
 TEST(mempool, knows_how_large_the_ready_made_elements_are) {
     child_end end = in_child([] {
         mempool_t *pool = mempool_create(1, mempool_kmalloc, mempool_kfree,
