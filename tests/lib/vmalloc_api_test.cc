@@ -10,6 +10,7 @@
 #include "tests/unit.h"
 
 #include <pagoda/mm.h>
+#include <pagoda/slab.h>
 
 #include <map>
 #include <setjmp.h>
@@ -313,33 +314,71 @@ TEST_F(vmalloc_names, lead_from_addresses_to_pages_and_back) {
     EXPECT_EQ(vmalloc_to_page(p), nullptr);
 }
 
-// Three of four pages free everywhere, so that no block of more than two is left: what is missing
-// there goes into one area, and the process does not grow by it.
-TEST_F(vmalloc_names, use_the_memory_of_a_fragmented_zone) {
-    child_end end = in_child([] {
+// 128 MiB of which three of four pages are free, and no free block of four pages anywhere.
+class fragmented_zone {
+  public:
+    fragmented_zone() {
         mutable_options().thp = thp_policy::never;
-        constexpr unsigned long kPages = 128 * kMiB / PAGE_SIZE;
-        ::page *all = alloc_contig_pages(kPages, GFP_KERNEL, NUMA_NO_NODE, nullptr);
-        ASSERT_NE(all, nullptr);
-        memset(page_address(all), 1, kPages * PAGE_SIZE);
-        uint64_t full = process_figure("VmRSS");
-        std::vector<::page *> rest; // what was free before, so that it serves no large block
-        for (unsigned order : {9u, 8u, 7u, 6u, 5u, 4u, 3u, 2u})
-            while (::page *p = alloc_pages_nolock(0, NUMA_NO_NODE, order))
-                rest.push_back(p);
+        first_ = alloc_contig_pages(kPages, GFP_KERNEL, NUMA_NO_NODE, nullptr);
+        memset(page_address(first_), 1, kBytes);
+        full_ = process_figure("VmRSS");
+        for (unsigned order = 9; order >= 2; order--)
+            while (alloc_pages_nolock(0, NUMA_NO_NODE, order) != nullptr) {
+            }
         for (unsigned long i = 0; i < kPages; i++)
             if (i % 4 != 0)
-                __free_page(nth_page(all, i));
+                __free_page(nth_page(first_, i));
+    }
+    // What the process held when all of it was in use, in bytes.
+    uint64_t full() const { return full_; }
+    bool intact() const {
+        for (unsigned long i = 0; i < kPages; i += 4)
+            if (*static_cast<char *>(page_address(nth_page(first_, i))) != 1)
+                return false;
+        return true;
+    }
+    static constexpr size_t kBytes = 128 * kMiB;
+
+  private:
+    static constexpr unsigned long kPages = kBytes / PAGE_SIZE;
+    ::page *first_;
+    uint64_t full_;
+};
+
+TEST_F(vmalloc_names, use_the_memory_of_a_fragmented_zone) {
+    child_end end = in_child([] {
+        fragmented_zone zone;
         EXPECT_EQ(alloc_pages_nolock(0, NUMA_NO_NODE, 9), nullptr);
         EXPECT_EQ(alloc_pages_nolock(0, NUMA_NO_NODE, 2), nullptr);
-        size_t most = kPages * PAGE_SIZE / 4 * 3;
+        size_t most = zone.kBytes / 4 * 3;
         void *p = vmalloc(most);
         ASSERT_NE(p, nullptr);
         memset(p, 2, most);
-        EXPECT_LT(process_figure("VmRSS"), full + 24 * kMiB); // what Pagoda may keep
-        for (unsigned long i = 0; i < kPages; i += 4)
-            ASSERT_TRUE(*static_cast<char *>(page_address(nth_page(all, i))) == 1);
+        // The pages that were free in between have been given back for it, but for what is kept.
+        EXPECT_LT(process_figure("VmRSS"), zone.full() + 24 * kMiB);
+        EXPECT_TRUE(zone.intact());
         vfree(p);
+    });
+    EXPECT_TRUE(succeeded(end));
+}
+
+TEST_F(vmalloc_names, serve_kvmalloc_where_the_zone_is_fragmented) {
+    child_end end = in_child([] {
+        fragmented_zone zone;
+        void *p = kvmalloc(64 * kMiB, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(is_vmalloc_addr(p));
+        memset(p, 2, 64 * kMiB);
+        EXPECT_LT(process_figure("VmRSS"), zone.full() + 24 * kMiB);
+        EXPECT_TRUE(zone.intact());
+        kvfree(p);
+        EXPECT_EQ(vmalloc_size(p), 0u);
+        p = vmalloc(8192);
+        kvfree(p); // one heap
+        EXPECT_EQ(vmalloc_size(p), 0u);
+        p = vmalloc(8192);
+        kfree(p);
+        EXPECT_EQ(vmalloc_size(p), 0u);
     });
     EXPECT_TRUE(succeeded(end));
 }
