@@ -10,6 +10,7 @@
 #include "tests/unit.h"
 
 #include <pagoda/mm.h>
+#include <pagoda/pagoda.h>
 #include <pagoda/slab.h>
 
 #include <map>
@@ -294,6 +295,32 @@ TEST_F(vmalloc_names, resize_by_copying_where_pages_cannot_move) {
         vfree(q);
     });
     EXPECT_TRUE(succeeded(end));
+}
+
+TEST_F(vmalloc_names, are_charged_to_the_threads_group) {
+    pagoda_group *group = pagoda_group_create("areas", 4 * kMiB);
+    ASSERT_NE(group, nullptr);
+    pagoda_group *before = pagoda_group_enter(group);
+    void *p = __vmalloc(3 * kMiB - 100, GFP_KERNEL_ACCOUNT);
+    EXPECT_EQ(pagoda_group_usage(group), 3 * kMiB);
+    EXPECT_EQ(__vmalloc(2 * kMiB, GFP_KERNEL_ACCOUNT | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(vrealloc(p, 5 * kMiB, GFP_KERNEL_ACCOUNT | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 3 * kMiB);
+    p = vrealloc(p, 4 * kMiB, GFP_KERNEL_ACCOUNT);
+    ASSERT_NE(p, nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 4 * kMiB);
+    p = vrealloc(p, kMiB, GFP_KERNEL_ACCOUNT);
+    EXPECT_EQ(pagoda_group_usage(group), kMiB);
+    void *other = vmalloc(8 * kMiB); // nobody's
+    EXPECT_NE(other, nullptr);
+    vfree(other);
+    vfree(p);
+    EXPECT_EQ(pagoda_group_usage(group), 0u);
+    p = vmalloc(kMiB); // the same addresses, without the charge
+    EXPECT_EQ(pagoda_group_usage(group), 0u);
+    vfree(p);
+    pagoda_group_enter(before);
+    pagoda_group_destroy(group);
 }
 
 TEST_F(vmalloc_names, lead_from_addresses_to_pages_and_back) {
