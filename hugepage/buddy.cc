@@ -358,9 +358,11 @@ uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
             uint32_t first = at - 1;
             if (first % align != 0)
                 continue;
-            uint32_t n = 1;
+            bool reserved = block(first).reserved.load(std::memory_order_relaxed);
+            uint32_t n = 1; // free pageblocks in a row, all of this buddy's
             while (n < count &&
                    (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
+                   block(first + n).reserved.load(std::memory_order_relaxed) == reserved &&
                    block(first + n).blocks[9] != 0)
                 n++;
             if (n < count)

@@ -201,7 +201,9 @@ void free_singles(uint32_t first, uint64_t pages, const char *operation) {
         if (is_free)
             group_uncharge(owner_of(at), kPageSize);
         run += is_free;
-        if (run == 0 || (is_free && i + 1 < pages))
+        // By pageblocks: two that lie side by side need not be of the same zone or reserve.
+        bool goes_on = is_free && i + 1 < pages && (at + 1) % kPageblockPages != 0;
+        if (run == 0 || goes_on)
             continue;
         count(-int64_t{run}, -int64_t{run});
         give_back(is_free ? at + 1 - run : at - run, run, GFP_KERNEL);

@@ -3,6 +3,7 @@
 #include "hugepage/options.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "lib/thread.h"
 #include "tests/contents.h"
 #include "tests/unit.h"
@@ -19,7 +20,8 @@ namespace {
 
 class pages : public ::testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(heap_init()); }
+    // With the reserve, so that what is in use changes by what the tests take only.
+    void SetUp() override { ASSERT_TRUE(kernel_api_init()); }
     static uint64_t zone_free() { return zone_normal().stats().free; }
     static uint64_t zone_used() { return zone_normal().stats().present - zone_free(); }
     // What the body makes the process say with on_error=report.

@@ -4,6 +4,7 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
@@ -42,7 +43,8 @@ bool readable(const void *p) {
 
 class vmalloc_names : public ::testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(heap_init()); }
+    // With the reserve, so that what is in use changes by what the tests take only.
+    void SetUp() override { ASSERT_TRUE(kernel_api_init()); }
     static size_t pages_of(size_t size) { return align_up(size, sys::page_size()); }
     // The last byte of the area is there, and the next one is not.
     static bool guarded(const void *p, size_t size) {
