@@ -358,12 +358,12 @@ uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
             uint32_t first = at - 1;
             if (first % align != 0)
                 continue;
-            bool reserved = block(first).reserved.load(std::memory_order_relaxed);
-            uint32_t n = 1; // free pageblocks in a row, all of this buddy's
+            uint32_t n = 1;
             while (n < count &&
                    (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
-                   block(first + n).reserved.load(std::memory_order_relaxed) == reserved &&
-                   block(first + n).blocks[9] != 0)
+                   block(first + n).blocks[9] != 0 &&
+                   block(first + n).reserved.load(std::memory_order_relaxed) ==
+                       block(first).reserved.load(std::memory_order_relaxed))
                 n++;
             if (n < count)
                 continue;
