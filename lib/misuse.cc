@@ -101,4 +101,12 @@ void report_foreign(const void *p) {
         sys::abort_process();
 }
 
+void warn_once(std::atomic<bool> &said, gfp_t gfp, const char *line) {
+    if ((gfp & __GFP_NOWARN) != 0 || said.exchange(true, std::memory_order_relaxed))
+        return;
+    text_buffer<160> t;
+    t << line;
+    warn(t);
+}
+
 } // namespace pagoda

@@ -24,5 +24,7 @@ void report_wrong_block(const void *p, unsigned order, const void *head, unsigne
                         const char *operation);
 // A pointer into no memory of Pagoda's, by the `foreign` option.
 void report_foreign(const void *p);
+// An argument that is refused: one line of each kind, for who gets it wrong gets it wrong often.
+void warn_once(std::atomic<bool> &said, gfp_t gfp, const char *line);
 
 } // namespace pagoda

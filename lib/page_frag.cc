@@ -10,9 +10,11 @@ constexpr unsigned kReferences =
     PAGE_FRAG_CACHE_MAX_SIZE + 1; // a fragment of one byte each, and us
 
 bool refill(page_frag_cache *cache, gfp_t gfp) {
-    // The large block is a convenience: no reclaim, no reserve and no report for it.
-    gfp_t easy = (gfp & ~(__GFP_DIRECT_RECLAIM | __GFP_NOFAIL)) | __GFP_COMP | __GFP_NOWARN |
-                 __GFP_NORETRY | __GFP_NOMEMALLOC;
+    // The large block is a convenience: at most one round of reclaim, no reserve and no report for
+    // it. Unlike the kernel's it may block where the caller may: here that is also what lets the zone
+    // grow.
+    gfp_t easy = (gfp & ~__GFP_NOFAIL) | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
+                 __GFP_NOMEMALLOC;
     unsigned order = PAGE_FRAG_CACHE_MAX_ORDER;
     uint32_t first = pages_alloc(order, easy);
     if (first == kNoPage) {

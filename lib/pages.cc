@@ -3,6 +3,7 @@
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/group.h"
 #include "lib/kernel_api.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
@@ -37,15 +38,6 @@ void count(int64_t blocks, int64_t pages) {
         served.fetch_add(static_cast<uint64_t>(blocks), std::memory_order_relaxed);
 }
 
-// What a program gets wrong once it gets wrong often: one line of each kind.
-void warn_once(std::atomic<bool> &said, gfp_t gfp, const char *line) {
-    if ((gfp & __GFP_NOWARN) != 0 || said.exchange(true, std::memory_order_relaxed))
-        return;
-    text_buffer<160> t;
-    t << line;
-    warn(t);
-}
-
 bool order_allowed(unsigned order, gfp_t gfp) {
     static std::atomic<bool> said{false};
     if (order <= kMaxPageOrder)
@@ -62,12 +54,8 @@ bool zone_allowed(gfp_t gfp) {
     return false;
 }
 
-// A condition that is known to hold only where there is one node.
-bool node_allowed(int node, gfp_t gfp) {
-    return (gfp & __GFP_THISNODE) == 0 || node < 0 || (node == 0 && sys::single_node());
-}
-
-void set_block(uint32_t first, unsigned order, bool compound) {
+// `owner` is charged for the block; it belongs to its first page.
+void set_block(uint32_t first, unsigned order, bool compound, group *owner) {
     uint32_t kind = compound ? kPageCompound : 0;
     for (uint32_t i = 1; i < 1u << order; i++) {
         page &tail = page_at(first + i);
@@ -77,20 +65,26 @@ void set_block(uint32_t first, unsigned order, bool compound) {
         tail.order = 0;
     }
     page &head = page_at(first);
+    head.owner = owner;
     head.flags = kPageHead | kind;
     head.head = first;
     head.order = static_cast<uint8_t>(order);
     head.refs.store(1, std::memory_order_relaxed);
 }
 
-void set_singles(uint32_t first, uint32_t pages) {
+// The charge for all of them becomes one for each.
+void set_singles(uint32_t first, uint32_t pages, group *owner) {
     for (uint32_t i = 0; i < pages; i++)
-        set_block(first + i, 0, false);
+        set_block(first + i, 0, false, owner);
+    if (owner != nullptr)
+        owner->references.fetch_add(pages - 1, std::memory_order_relaxed);
 }
+
+group *owner_of(uint32_t head) { return static_cast<group *>(page_at(head).owner); }
 
 // `pages` in a row from the zone that the flags name, cleared if they say so; the page records are
 // still to be set.
-uint32_t take(uint32_t pages, unsigned align_order, gfp_t gfp, bool once) {
+uint32_t take_uncharged(uint32_t pages, unsigned align_order, gfp_t gfp, bool once) {
     if (!kernel_api_enter(gfp) || !zone_allowed(gfp))
         return kNoPage;
     struct piece {
@@ -114,22 +108,35 @@ uint32_t take(uint32_t pages, unsigned align_order, gfp_t gfp, bool once) {
     return got.first;
 }
 
+uint32_t take(uint32_t pages, unsigned align_order, gfp_t gfp, bool once, group **owner) {
+    uint64_t bytes = uint64_t{pages} << kPageShift;
+    *owner = (gfp & __GFP_ACCOUNT) != 0 ? current_group() : nullptr;
+    if (!group_charge(*owner, bytes))
+        return kNoPage;
+    uint32_t first = take_uncharged(pages, align_order, gfp, once);
+    if (first == kNoPage)
+        group_uncharge(*owner, bytes);
+    return first;
+}
+
 uint32_t alloc_block(unsigned order, gfp_t gfp, bool once) {
     if (!order_allowed(order, gfp))
         return kNoPage;
-    uint32_t first = take(1u << order, order, gfp, once);
+    group *owner = nullptr;
+    uint32_t first = take(1u << order, order, gfp, once, &owner);
     if (first == kNoPage)
         return kNoPage;
-    set_block(first, order, order > 0 && (gfp & __GFP_COMP) != 0);
+    set_block(first, order, order > 0 && (gfp & __GFP_COMP) != 0, owner);
     count(1, int64_t{1} << order);
     return first;
 }
 
 uint32_t alloc_singles(uint32_t pages, unsigned align_order, gfp_t gfp) {
-    uint32_t first = take(pages, align_order, gfp, false);
+    group *owner = nullptr;
+    uint32_t first = take(pages, align_order, gfp, false, &owner);
     if (first == kNoPage)
         return kNoPage;
-    set_singles(first, pages);
+    set_singles(first, pages, owner);
     count(pages, pages);
     return first;
 }
@@ -175,6 +182,10 @@ void free_block(uint32_t index, unsigned order, gfp_t gfp) {
         uint32_t tails = (1u << order) - 1;
         pg.order = 0;
         count(0, -int64_t{tails});
+        if (group *owner = owner_of(index)) {
+            owner->references.fetch_add(1, std::memory_order_relaxed);
+            group_uncharge(owner, uint64_t{tails} << kPageShift);
+        }
         give_back(index + 1, tails, gfp);
     }
 }
@@ -187,8 +198,12 @@ void free_singles(uint32_t first, uint64_t pages, const char *operation) {
         const void *address = page_address(at);
         bool is_free = block_index(index_of_address(address, operation), 0, operation) != kNoPage &&
                        pages_drop(at, 1);
+        if (is_free)
+            group_uncharge(owner_of(at), kPageSize);
         run += is_free;
-        if (run == 0 || (is_free && i + 1 < pages))
+        // By pageblocks: two that lie side by side need not be of the same zone or reserve.
+        bool goes_on = is_free && i + 1 < pages && (at + 1) % kPageblockPages != 0;
+        if (run == 0 || goes_on)
             continue;
         count(-int64_t{run}, -int64_t{run});
         give_back(is_free ? at + 1 - run : at - run, run, GFP_KERNEL);
@@ -240,6 +255,7 @@ bool pages_drop(uint32_t head, uint32_t references) {
 void pages_release(uint32_t head, gfp_t gfp) {
     uint32_t pages = 1u << page_at(head).order;
     count(-1, -int64_t{pages});
+    group_uncharge(owner_of(head), uint64_t{pages} << kPageShift);
     give_back(head, pages, gfp);
 }
 
@@ -275,7 +291,7 @@ PAGODA_EXPORT ::page *pagoda_alloc_pages(gfp_t gfp, unsigned order) {
 }
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages_node(int node, gfp_t gfp, unsigned order) {
-    return node_allowed(node, gfp) ? page_or_null(pages_alloc(order, gfp)) : nullptr;
+    return node_allowed(gfp, node) ? page_or_null(pages_alloc(order, gfp)) : nullptr;
 }
 
 PAGODA_EXPORT unsigned long pagoda_get_free_pages(gfp_t gfp, unsigned order) {
@@ -309,7 +325,7 @@ PAGODA_EXPORT void *pagoda_alloc_pages_exact(int node, size_t size, gfp_t gfp) {
         gfp &= ~(__GFP_COMP | __GFP_HIGHMEM);
     }
     auto order = static_cast<unsigned>(get_order(size));
-    if (!order_allowed(order, gfp) || !node_allowed(node, gfp))
+    if (!order_allowed(order, gfp) || !node_allowed(gfp, node))
         return nullptr;
     auto pages = static_cast<uint32_t>((size + kPageSize - 1) >> kPageShift);
     uint32_t first = alloc_singles(pages, order, current_gfp(gfp));
@@ -337,7 +353,7 @@ PAGODA_EXPORT unsigned long pagoda_alloc_pages_bulk(int node, gfp_t gfp, unsigne
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages_nolock(gfp_t gfp, int node, unsigned order) {
     gfp = (gfp & (__GFP_ACCOUNT | __GFP_COMP)) | __GFP_ZERO | __GFP_NOWARN | __GFP_NOMEMALLOC;
-    return node_allowed(node, gfp) ? page_or_null(alloc_block(order, gfp, true)) : nullptr;
+    return node_allowed(gfp, node) ? page_or_null(alloc_block(order, gfp, true)) : nullptr;
 }
 
 PAGODA_EXPORT void pagoda_free_pages_nolock(::page *block, unsigned order) {
@@ -349,7 +365,7 @@ PAGODA_EXPORT ::page *pagoda_alloc_contig_pages(unsigned long pages, gfp_t gfp, 
                                                 const void *nodes) {
     constexpr unsigned kLargestAlignment = 30 - kPageShift;
     if (pages == 0 || pages > kZoneSpan / 2 / kPageSize || nodes != nullptr ||
-        !node_allowed(node, gfp))
+        !node_allowed(gfp, node))
         return nullptr;
     unsigned align_order = is_power_of_two(pages) ? order_of(pages) : 0;
     return page_or_null(alloc_singles(static_cast<uint32_t>(pages),
@@ -375,6 +391,6 @@ PAGODA_EXPORT void pagoda_split_page(::page *block, unsigned order) {
         misuse(t);
         return;
     }
-    set_singles(first, 1u << order);
+    set_singles(first, 1u << order, owner_of(first));
     count((int64_t{1} << order) - 1, 0);
 }

@@ -13,7 +13,8 @@ enum class vm_state : uint8_t { free, busy, cached, deferred, unmapped };
 
 // A span of granules. Its first and last granule point to it in the index, so neighbours are found.
 struct vm_area {
-    vm_area *next; // in a bin of free spans, or the list of cached areas
+    struct group *owner; // busy: is charged for it; NULL: nobody
+    vm_area *next;       // in a bin of free spans, or the list of cached areas
     vm_area *prev;
     uint32_t first; // granule
     uint32_t granules;

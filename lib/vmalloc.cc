@@ -4,6 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/group.h"
 #include "lib/vm_range.h"
 
 #include <errno.h>
@@ -81,6 +82,8 @@ void account(const vm_area *a, int64_t sign) {
 void free_locked(vm_area *a) {
     stats_now.areas--;
     account(a, -1);
+    group_uncharge(a->owner, a->bytes);
+    a->owner = nullptr;
     cache(a);
 }
 
@@ -303,14 +306,41 @@ void *alloc_area(size_t bytes, size_t align, area_kind kind, gfp_t gfp, bool *ze
     return reinterpret_cast<void *>(vm_range::address(a));
 }
 
+// The charge of an area that is so many bytes longer, or shorter, than it was.
+bool charge_more(group *owner, size_t bytes) {
+    if (!group_charge(owner, bytes))
+        return false;
+    group_uncharge(owner, 0); // the area is one object all the same
+    return true;
+}
+
+void uncharge_some(group *owner, size_t bytes) {
+    if (owner == nullptr || bytes == 0)
+        return;
+    owner->references.fetch_add(1, std::memory_order_relaxed);
+    group_uncharge(owner, bytes);
+}
+
+void *alloc_charged(size_t bytes, size_t align, area_kind kind, gfp_t gfp, bool *zeroed) {
+    group *owner = (gfp & __GFP_ACCOUNT) != 0 ? current_group() : nullptr;
+    if (!group_charge(owner, page_round(bytes)))
+        return nullptr;
+    void *p = alloc_area(bytes, align, kind, gfp, zeroed);
+    if (p == nullptr)
+        group_uncharge(owner, page_round(bytes));
+    else
+        busy_area(p)->owner = owner;
+    return p;
+}
+
 } // namespace
 
 void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed) {
-    return alloc_area(bytes, align, {false, false}, gfp, zeroed);
+    return alloc_charged(bytes, align, {false, false}, gfp, zeroed);
 }
 
 void *vmalloc_alloc_guarded(size_t bytes, bool huge, gfp_t gfp, bool *zeroed) {
-    return alloc_area(bytes, kPageSize, {true, huge}, gfp, zeroed);
+    return alloc_charged(bytes, kPageSize, {true, huge}, gfp, zeroed);
 }
 
 bool vmalloc_guard(void *p) {
@@ -403,6 +433,7 @@ vm_area *move_area(vm_area *a, size_t bytes) {
     if (r == 0) {
         to->mapped = bytes;
         to->guarded = a->guarded;
+        to->owner = a->owner;
         range.release(a);
         stats_now.moved++;
         return to;
@@ -421,13 +452,16 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
     if (!gfpflags_allow_blocking(gfp) || bytes > kVmallocSpan / 4)
         return nullptr;
     bytes = page_round(bytes);
-    lock.lock();
     vm_area *a = busy_area(p);
-    if (a != nullptr)
-        account(a, -1);
-    lock.unlock();
     if (a == nullptr)
         return nullptr;
+    group *owner = a->owner;
+    size_t charged = max_of(a->bytes, bytes);
+    if (!charge_more(owner, charged - a->bytes))
+        return nullptr;
+    lock.lock();
+    account(a, -1);
+    lock.unlock();
     bool fits = bytes <= a->mapped;
     if (bytes < a->bytes) {
         if ((!may_give_back() || !map_in_place(a, bytes)) && a->guarded)
@@ -441,6 +475,7 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
     if (now != nullptr)
         now->bytes = bytes;
     account(now != nullptr ? now : a, 1);
+    uncharge_some(owner, charged - (now != nullptr ? now : a)->bytes);
     return now != nullptr ? reinterpret_cast<void *>(vm_range::address(now)) : nullptr;
 }
 

@@ -11,8 +11,9 @@
 
 namespace pagoda {
 
-// `bytes` at a multiple of `align` (a power of two), page-granular; NULL at a limit or when the
-// flags do not allow to wait. *zeroed (may be NULL): the memory reads as zero.
+// `bytes` at a multiple of `align` (a power of two), page-granular; with __GFP_ACCOUNT charged to
+// the thread's group; NULL at a limit or when the flags do not allow to wait. *zeroed (may be
+// NULL): the memory reads as zero.
 void *vmalloc_alloc(size_t bytes, size_t align, gfp_t gfp, bool *zeroed);
 // The same, for vmalloc(): the page behind the area's last is never mapped, whatever its addresses
 // held before and however it is resized. `huge`: of huge pages where there can be.

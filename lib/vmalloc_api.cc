@@ -17,14 +17,6 @@ namespace {
 
 constexpr gfp_t kNoWait = 0;
 
-void warn_once(std::atomic<bool> &said, gfp_t gfp, const char *line) {
-    if ((gfp & __GFP_NOWARN) != 0 || said.exchange(true, std::memory_order_relaxed))
-        return;
-    text_buffer<160> t;
-    t << line;
-    warn(t);
-}
-
 // False, and said, where flags or context do not allow an area to be made.
 bool allowed(gfp_t gfp) {
     static std::atomic<bool> blocking_said{false};

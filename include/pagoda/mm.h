@@ -100,13 +100,14 @@ static inline bool virt_addr_valid(const void *address) { return pagoda_virt_add
 /* Allocation. */
 
 /* A block of 2^order pages, aligned to its size, with one reference. Not cleared without
- * __GFP_ZERO. Only the first page has a reference count, unless split_page() gives each its own;
- * with __GFP_COMP and an order above 0 the block is one compound page. NULL when memory is short,
- * with DMA and DMA32 as long as no device has provided such memory, and above MAX_PAGE_ORDER, also
- * with __GFP_NOFAIL (one warning unless __GFP_NOWARN). */
+ * __GFP_ZERO; charged to the thread's group with __GFP_ACCOUNT. Only the first page has a reference
+ * count, unless split_page() gives each its own; with __GFP_COMP and an order above 0 the block is
+ * one compound page. NULL when memory is short, with DMA and DMA32 as long as no device has
+ * provided such memory, and above MAX_PAGE_ORDER, also with __GFP_NOFAIL (one warning unless
+ * __GFP_NOWARN). */
 struct page *pagoda_alloc_pages(gfp_t gfp, unsigned int order) __attribute__((warn_unused_result));
-/* The same. `node` is a preference, or with __GFP_THISNODE a condition, which only node 0 of a
- * machine with one node is known to meet; NUMA_NO_NODE: any. */
+/* The same. `node` is a preference, or with __GFP_THISNODE a condition, which only 0 and
+ * NUMA_NO_NODE meet: all memory counts as node 0's. */
 struct page *pagoda_alloc_pages_node(int node, gfp_t gfp, unsigned int order)
     __attribute__((warn_unused_result));
 /* The block's address instead of its first page; 0 on failure. __GFP_HIGHMEM, whose pages have no

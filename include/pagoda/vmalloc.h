@@ -49,7 +49,8 @@ static inline bool is_vmalloc_addr(const void *address) {
     __attribute__((malloc, alloc_size(size_argument), warn_unused_result))
 
 /* `size` bytes, rounded up to pages and aligned to one. gfp must allow direct reclaim (NULL and one
- * warning if not); __GFP_ZERO and __GFP_NOFAIL are honoured, __GFP_DMA and __GFP_DMA32 refused.
+ * warning if not); __GFP_ZERO, __GFP_ACCOUNT and __GFP_NOFAIL are honoured, __GFP_DMA and
+ * __GFP_DMA32 refused.
  * `node` is a preference. NULL when memory is short, for 0, and above half of the range. */
 void *pagoda_vmalloc(size_t size, gfp_t gfp, int node) PAGODA_VMALLOCATES(1);
 /* The same, made of huge pages where it can be, whatever the size of the heap. */

@@ -157,6 +157,18 @@ TEST_F(BuddyTest, PageblocksInARowStartWhereAsked) {
     EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 
+TEST_F(BuddyTest, ARowHasNoPageblocksOfTheReserve) {
+    buddy reserve;
+    buddy_.block(2).reserved = true;
+    reserve.release(2 * kPageblockPages, kPageblockPages, true);
+    buddy_.release(0, 2 * kPageblockPages, false);
+    buddy_.release(3 * kPageblockPages, kPageblockPages, false);
+    EXPECT_EQ(take_blocks(3), kNoPage);
+    EXPECT_EQ(take_blocks(2), 0u);
+    EXPECT_EQ(reserve.free_pages(), kPageblockPages);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+}
+
 TEST_F(BuddyTest, ASmallerBlockSavesTheCleanPageblock) {
     buddy_.release(0, kPageblockPages, false);
     buddy_.release(kPageblockPages, 4, false);

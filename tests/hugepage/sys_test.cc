@@ -356,6 +356,18 @@ TEST_F(SysFileTest, ReportsAFullDisk) {
     EXPECT_EQ(sys::append_file("/dev/full", "x", 1), -ENOSPC);
 }
 
+TEST_F(SysFileTest, ReadsThePagemap) {
+    uint64_t entries[2] = {};
+    auto *p = static_cast<char *>(mmap(nullptr, 2 * sys::page_size(), PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    p[0] = 1;
+    EXPECT_EQ(sys::read_pagemap(reinterpret_cast<uintptr_t>(p), 2, entries), 0);
+    EXPECT_EQ(entries[0] >> 63, 1u); // present
+    EXPECT_EQ(entries[1] >> 63, 0u);
+    munmap(p, 2 * sys::page_size());
+    EXPECT_LT(sys::read_pagemap(~uintptr_t{0}, 1, entries), 0); // no user's address
+}
+
 TEST(SysTest, WritesToStderr) {
     auto end = in_child([] { sys::write_stderr("some text", 4); });
     EXPECT_TRUE(succeeded(end));

@@ -34,6 +34,36 @@ TEST(misuse, goes_on_where_only_reports_are_wanted) {
     EXPECT_TRUE(end.said("inside an object of cache malloc-128")) << end.errors;
 }
 
+TEST(misuse, pages_are_named) {
+    child_end end = in_child([] {
+        mutable_options().on_error = error_policy::report;
+        ASSERT_TRUE(heap_init());
+        void *object = heap_alloc(64, GFP_KERNEL);
+        char *page = static_cast<char *>(object) - reinterpret_cast<uintptr_t>(object) % kPageSize;
+        report_page_freed(object);
+        report_not_pages(object, "put_page");
+        report_wrong_block(page, 1, page, 2, "free_pages");
+        report_wrong_block(page + kPageSize, 0, page, 2, "free_pages");
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 4u) << end.errors;
+    EXPECT_TRUE(end.said("invalid free of "));
+    EXPECT_TRUE(end.said("put_page of "));
+    EXPECT_TRUE(end.said("is malloc's or kmalloc's"));
+    EXPECT_TRUE(end.said("order 1: it is a block of order 2\n"));
+    EXPECT_TRUE(end.said("order 0: it lies in the block of order 2 at 0x"));
+}
+
+TEST(misuse, one_line_of_a_kind_is_enough) {
+    std::atomic<bool> said{false};
+    child_end end = in_child([&] {
+        warn_once(said, GFP_KERNEL | __GFP_NOWARN, "not this");
+        warn_once(said, GFP_KERNEL, "this");
+        warn_once(said, GFP_KERNEL, "not this either");
+    });
+    EXPECT_EQ(end.errors, "pagoda: this\n");
+}
+
 TEST(misuse, foreign_pointers_follow_their_option) {
     int here = 0;
     auto twice = [&](foreign_policy policy) {

@@ -3,6 +3,7 @@
 #include "hugepage/options.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "tests/contents.h"
 #include "tests/unit.h"
 
@@ -13,7 +14,8 @@ namespace {
 
 class fragments : public ::testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(heap_init()); }
+    // With the reserve, so that what is in use changes by what the tests take only.
+    void SetUp() override { ASSERT_TRUE(kernel_api_init()); }
     static uint64_t used() {
         zone_stats s = zone_normal().stats();
         return s.present - s.free;

@@ -3,11 +3,13 @@
 #include "hugepage/options.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "lib/thread.h"
 #include "tests/contents.h"
 #include "tests/unit.h"
 
 #include <pagoda/mm.h>
+#include <pagoda/pagoda.h>
 
 #include <map>
 #include <thread>
@@ -18,7 +20,8 @@ namespace {
 
 class pages : public ::testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(heap_init()); }
+    // With the reserve, so that what is in use changes by what the tests take only.
+    void SetUp() override { ASSERT_TRUE(kernel_api_init()); }
     static uint64_t zone_free() { return zone_normal().stats().free; }
     static uint64_t zone_used() { return zone_normal().stats().present - zone_free(); }
     // What the body makes the process say with on_error=report.
@@ -379,6 +382,36 @@ TEST_F(pages, count_in_the_heaps_statistics) {
     EXPECT_EQ(heap_get_stats().live_bytes, before.live_bytes);
     EXPECT_EQ(heap_get_stats().live_objects, before.live_objects);
     EXPECT_EQ(heap_get_stats().served, before.served + 19);
+}
+
+TEST_F(pages, are_charged_to_the_threads_group) {
+    pagoda_group *group = pagoda_group_create("pages", 20 * PAGE_SIZE);
+    ASSERT_NE(group, nullptr);
+    pagoda_group *before = pagoda_group_enter(group);
+    gfp_t gfp = GFP_KERNEL | __GFP_ACCOUNT | __GFP_NOWARN;
+    ::page *p = alloc_pages(gfp, 4);
+    ASSERT_NE(p, nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 16 * PAGE_SIZE);
+    EXPECT_EQ(alloc_pages(gfp, 3), nullptr); // above the limit, of this group only
+    void *exact = alloc_pages_exact(4 * PAGE_SIZE, gfp);
+    EXPECT_EQ(pagoda_group_usage(group), 20 * PAGE_SIZE);
+    ::page *other = alloc_page(GFP_KERNEL);
+    EXPECT_NE(other, nullptr);
+    __free_page(other);
+    split_page(p, 4);
+    for (unsigned long i = 0; i < 16; i++)
+        __free_page(nth_page(p, i));
+    EXPECT_EQ(pagoda_group_usage(group), 4 * PAGE_SIZE);
+    free_pages_exact(exact, 4 * PAGE_SIZE);
+    p = alloc_pages(gfp, 2);
+    get_page(p);
+    __free_pages(p, 2); // but for its first page
+    EXPECT_EQ(pagoda_group_usage(group), PAGE_SIZE);
+    put_page(p);
+    EXPECT_EQ(alloc_page(gfp | GFP_DMA), nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 0u);
+    pagoda_group_enter(before);
+    pagoda_group_destroy(group);
 }
 
 TEST_F(pages, that_the_kernel_refuses_are_null) {

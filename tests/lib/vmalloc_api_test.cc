@@ -4,12 +4,15 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
 #include "tests/unit.h"
 
 #include <pagoda/mm.h>
+#include <pagoda/pagoda.h>
+#include <pagoda/slab.h>
 
 #include <map>
 #include <setjmp.h>
@@ -40,7 +43,8 @@ bool readable(const void *p) {
 
 class vmalloc_names : public ::testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(heap_init()); }
+    // With the reserve, so that what is in use changes by what the tests take only.
+    void SetUp() override { ASSERT_TRUE(kernel_api_init()); }
     static size_t pages_of(size_t size) { return align_up(size, sys::page_size()); }
     // The last byte of the area is there, and the next one is not.
     static bool guarded(const void *p, size_t size) {
@@ -295,6 +299,32 @@ TEST_F(vmalloc_names, resize_by_copying_where_pages_cannot_move) {
     EXPECT_TRUE(succeeded(end));
 }
 
+TEST_F(vmalloc_names, are_charged_to_the_threads_group) {
+    pagoda_group *group = pagoda_group_create("areas", 4 * kMiB);
+    ASSERT_NE(group, nullptr);
+    pagoda_group *before = pagoda_group_enter(group);
+    void *p = __vmalloc(3 * kMiB - 100, GFP_KERNEL_ACCOUNT);
+    EXPECT_EQ(pagoda_group_usage(group), 3 * kMiB);
+    EXPECT_EQ(__vmalloc(2 * kMiB, GFP_KERNEL_ACCOUNT | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(vrealloc(p, 5 * kMiB, GFP_KERNEL_ACCOUNT | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 3 * kMiB);
+    p = vrealloc(p, 4 * kMiB, GFP_KERNEL_ACCOUNT);
+    ASSERT_NE(p, nullptr);
+    EXPECT_EQ(pagoda_group_usage(group), 4 * kMiB);
+    p = vrealloc(p, kMiB, GFP_KERNEL_ACCOUNT);
+    EXPECT_EQ(pagoda_group_usage(group), kMiB);
+    void *other = vmalloc(8 * kMiB); // nobody's
+    EXPECT_NE(other, nullptr);
+    vfree(other);
+    vfree(p);
+    EXPECT_EQ(pagoda_group_usage(group), 0u);
+    p = vmalloc(kMiB); // the same addresses, without the charge
+    EXPECT_EQ(pagoda_group_usage(group), 0u);
+    vfree(p);
+    pagoda_group_enter(before);
+    pagoda_group_destroy(group);
+}
+
 TEST_F(vmalloc_names, lead_from_addresses_to_pages_and_back) {
     char *p = static_cast<char *>(vmalloc(3 * 4096));
     for (size_t at : {size_t{0}, size_t{4096}, size_t{8192}}) {
@@ -313,33 +343,71 @@ TEST_F(vmalloc_names, lead_from_addresses_to_pages_and_back) {
     EXPECT_EQ(vmalloc_to_page(p), nullptr);
 }
 
-// Three of four pages free everywhere, so that no block of more than two is left: what is missing
-// there goes into one area, and the process does not grow by it.
-TEST_F(vmalloc_names, use_the_memory_of_a_fragmented_zone) {
-    child_end end = in_child([] {
+// 128 MiB of which three of four pages are free, and no free block of four pages anywhere.
+class fragmented_zone {
+  public:
+    fragmented_zone() {
         mutable_options().thp = thp_policy::never;
-        constexpr unsigned long kPages = 128 * kMiB / PAGE_SIZE;
-        ::page *all = alloc_contig_pages(kPages, GFP_KERNEL, NUMA_NO_NODE, nullptr);
-        ASSERT_NE(all, nullptr);
-        memset(page_address(all), 1, kPages * PAGE_SIZE);
-        uint64_t full = process_figure("VmRSS");
-        std::vector<::page *> rest; // what was free before, so that it serves no large block
-        for (unsigned order : {9u, 8u, 7u, 6u, 5u, 4u, 3u, 2u})
-            while (::page *p = alloc_pages_nolock(0, NUMA_NO_NODE, order))
-                rest.push_back(p);
+        first_ = alloc_contig_pages(kPages, GFP_KERNEL, NUMA_NO_NODE, nullptr);
+        memset(page_address(first_), 1, kBytes);
+        full_ = process_figure("VmRSS");
+        for (unsigned order = 9; order >= 2; order--)
+            while (alloc_pages_nolock(0, NUMA_NO_NODE, order) != nullptr) {
+            }
         for (unsigned long i = 0; i < kPages; i++)
             if (i % 4 != 0)
-                __free_page(nth_page(all, i));
+                __free_page(nth_page(first_, i));
+    }
+    // What the process held when all of it was in use, in bytes.
+    uint64_t full() const { return full_; }
+    bool intact() const {
+        for (unsigned long i = 0; i < kPages; i += 4)
+            if (*static_cast<char *>(page_address(nth_page(first_, i))) != 1)
+                return false;
+        return true;
+    }
+    static constexpr size_t kBytes = 128 * kMiB;
+
+  private:
+    static constexpr unsigned long kPages = kBytes / PAGE_SIZE;
+    ::page *first_;
+    uint64_t full_;
+};
+
+TEST_F(vmalloc_names, use_the_memory_of_a_fragmented_zone) {
+    child_end end = in_child([] {
+        fragmented_zone zone;
         EXPECT_EQ(alloc_pages_nolock(0, NUMA_NO_NODE, 9), nullptr);
         EXPECT_EQ(alloc_pages_nolock(0, NUMA_NO_NODE, 2), nullptr);
-        size_t most = kPages * PAGE_SIZE / 4 * 3;
+        size_t most = zone.kBytes / 4 * 3;
         void *p = vmalloc(most);
         ASSERT_NE(p, nullptr);
         memset(p, 2, most);
-        EXPECT_LT(process_figure("VmRSS"), full + 24 * kMiB); // what Pagoda may keep
-        for (unsigned long i = 0; i < kPages; i += 4)
-            ASSERT_TRUE(*static_cast<char *>(page_address(nth_page(all, i))) == 1);
+        // The pages that were free in between have been given back for it, but for what is kept.
+        EXPECT_LT(process_figure("VmRSS"), zone.full() + 24 * kMiB);
+        EXPECT_TRUE(zone.intact());
         vfree(p);
+    });
+    EXPECT_TRUE(succeeded(end));
+}
+
+TEST_F(vmalloc_names, serve_kvmalloc_where_the_zone_is_fragmented) {
+    child_end end = in_child([] {
+        fragmented_zone zone;
+        void *p = kvmalloc(64 * kMiB, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(is_vmalloc_addr(p));
+        memset(p, 2, 64 * kMiB);
+        EXPECT_LT(process_figure("VmRSS"), zone.full() + 24 * kMiB);
+        EXPECT_TRUE(zone.intact());
+        kvfree(p);
+        EXPECT_EQ(vmalloc_size(p), 0u);
+        p = vmalloc(8192);
+        kvfree(p); // one heap
+        EXPECT_EQ(vmalloc_size(p), 0u);
+        p = vmalloc(8192);
+        kfree(p);
+        EXPECT_EQ(vmalloc_size(p), 0u);
     });
     EXPECT_TRUE(succeeded(end));
 }
