@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <thread>
+#include <ucontext.h>
 
 namespace pagoda::test {
 namespace {
@@ -562,6 +563,57 @@ TEST_F(reclaim, without_io_no_memory_is_given_back_to_the_system) {
         });
         EXPECT_TRUE(succeeded(end));
     }
+}
+
+// A signal stack, or a fiber's: 8 KiB, and a page below that must not be touched.
+void on_small_stack(void (*body)()) {
+    constexpr size_t kStack = 8192;
+    auto *at = static_cast<char *>(mmap(nullptr, kPageSize + kStack, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(at, MAP_FAILED);
+    ASSERT_EQ(mprotect(at, kPageSize, PROT_NONE), 0);
+    ucontext_t back;
+    ucontext_t there;
+    getcontext(&there);
+    there.uc_stack.ss_sp = at + kPageSize;
+    there.uc_stack.ss_size = kStack;
+    there.uc_link = &back;
+    makecontext(&there, body, 0);
+    swapcontext(&back, &there);
+    munmap(at, kPageSize + kStack);
+}
+
+TEST_F(reclaim, needs_little_stack) {
+    child_end end = in_child([] {
+        heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+        std::thread([] {}).join(); // other CPUs' caches matter then
+        static blocks kept;
+        static notifier_block notifier = {
+            [](struct notifier_block *, unsigned long, void *) { return NOTIFY_OK; }, nullptr, 0};
+        static struct shrinker *s;
+        on_small_stack([] {
+            s = shrinker_alloc(0, "%s-%d", "small", 1);
+            s->count_objects = [](struct shrinker *, struct shrink_control *) {
+                return kept.count;
+            };
+            s->scan_objects = [](struct shrinker *, struct shrink_control *) {
+                heap_free(kept.take(), GFP_KERNEL);
+                return 1ul;
+            };
+            register_oom_notifier(&notifier);
+        });
+        allow_more(size_t{16} << 20);
+        on_small_stack([] {
+            while (void *p = heap_alloc(20000, kFill))
+                kept.add(p);
+            shrinker_register(s);
+            for (size_t size : {size_t{50}, size_t{200000}, size_t{3} << 20, size_t{64} << 20})
+                heap_free(heap_alloc(size, GFP_KERNEL), GFP_KERNEL);
+            shrinker_free(s);
+        });
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("order:14, 67108864 bytes, mode:0xcc0(GFP_KERNEL)")) << end.errors;
 }
 
 TEST_F(reclaim, failures_are_reported_unless_nowarn) {
