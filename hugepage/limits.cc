@@ -120,6 +120,8 @@ bool zone::within_limit(uint64_t pages) const {
 void zone::give_back_for(uint64_t bytes, bool all) {
     if (all)
         reclaim();
+    if (!may_give_back())
+        return;
     lock_guard g(purge_lock_);
     uint64_t limit = options().limit_bytes;
     for (int step = 0; step < 2; step++) {

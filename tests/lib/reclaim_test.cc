@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <thread>
+#include <ucontext.h>
 
 namespace pagoda::test {
 namespace {
@@ -106,8 +107,13 @@ struct fixture {
     struct shrinker *shrinker_;
 };
 
+bool limit_option = false; // in force from the start
+
 // Lets this process have so many bytes more than now.
-void allow_more(size_t bytes) { limit(RLIMIT_AS, process_figure("VmSize") + bytes); }
+void allow_more(size_t bytes) {
+    if (!limit_option)
+        limit(RLIMIT_AS, process_figure("VmSize") + bytes);
+}
 
 struct tried {
     unsigned attempts;
@@ -128,6 +134,159 @@ tried fail(gfp_t gfp, uint64_t bytes) {
     });
     EXPECT_EQ(p, nullptr);
     return {attempts, reclaim_get_stats().rounds - before};
+}
+
+// Sizes of all kinds at a limit: each succeeds once a shrinker frees, and fails only when nothing
+// is left to free.
+void succeed_while_shrinkers_can_free(size_t size) {
+    heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+    static blocks kept;
+    fixture f;
+    allow_more(size_t{32} << 20);
+    kept.fill(20000);
+    unsigned long had = kept.count;
+    EXPECT_GT(had, 500u);
+    f.keeps = &kept;
+    static blocks got;
+    size_t bytes = 0;
+    for (; void *p = heap_alloc(size, kQuiet); bytes += size)
+        got.add(p);
+    EXPECT_EQ(kept.count, 0u) << "it failed before everything was tried";
+    EXPECT_GT(bytes, had * 20000 / 2);
+    got.free_all();
+    void *again = heap_alloc(size, kQuiet);
+    EXPECT_NE(again, nullptr);
+    heap_free(again, GFP_KERNEL);
+}
+
+constexpr size_t kSizes[] = {64, 5000, 50000, 700000, size_t{3} << 20};
+
+// How a NOFAIL allocation ends when another thread frees. Returns the shortest of several waits
+// between the two: what else the machine does only makes them longer.
+template <class Free> double shortest_wait(size_t size, Free free_one) {
+    heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+    using clock = std::chrono::steady_clock;
+    static blocks kept;
+    static std::atomic<int> turn{0};
+    static clock::time_point freed_at;
+    constexpr int kTimes = 10;
+    std::thread other([&] {
+        for (int i = 0; i < kTimes; i++) {
+            while (turn < 2 * i + 1)
+                std::this_thread::yield();
+            uint64_t waits = reclaim_get_stats().waits;
+            while (reclaim_get_stats().waits < waits + 3) // it does wait
+                usleep(1000);
+            freed_at = clock::now();
+            free_one(kept.take());
+            while (turn < 2 * i + 2)
+                usleep(1000);
+        }
+    });
+    allow_more(size_t{16} << 20);
+    kept.fill(size);
+    double shortest = 1e9;
+    for (int i = 0; i < kTimes; i++) {
+        while (void *p = heap_alloc(size, kFill)) // what a free left in the caches
+            kept.add(p);
+        turn = 2 * i + 1;
+        void *p = heap_alloc(size, GFP_KERNEL | __GFP_NOFAIL);
+        std::chrono::duration<double, std::milli> took = clock::now() - freed_at;
+        EXPECT_NE(p, nullptr);
+        kept.add(p);
+        shortest = min_of(shortest, took.count());
+        turn = 2 * i + 2;
+    }
+    other.join();
+    kept.free_all();
+    return shortest;
+}
+
+volatile sig_atomic_t trapped = 0;
+
+// Counts the calls of madvise and munmap that give memory back; they fail.
+void trap_giving_back() {
+    struct sigaction act = {};
+    act.sa_handler = [](int) { trapped = trapped + 1; };
+    sigaction(SIGSYS, &act, nullptr);
+    // MADV_POPULATE_READ and MADV_POPULATE_WRITE belong to growth.
+    sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 2),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 22, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+    };
+    sock_fprog program = {sizeof code / sizeof code[0], code};
+    ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+// Everything that would give memory back: frees beyond the bound, areas, a limit that is reached.
+void use_and_free(gfp_t gfp) {
+    static blocks held;
+    for (size_t size : {size_t{200}, size_t{20000}, size_t{300000}, size_t{2} << 20})
+        for (int round = 0; round < 2; round++) {
+            while (void *p = heap_alloc(size, gfp | __GFP_NOWARN))
+                held.add(p);
+            held.free_all();
+        }
+}
+
+void keep_memory_without_io(bool scope) {
+    heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+    heap_free(heap_alloc(size_t{4} << 20, GFP_KERNEL), GFP_KERNEL);
+    fixture io(SHRINKER_IO);
+    fixture plain;
+    io.objects = plain.objects = 1000;
+    allow_more(size_t{64} << 20);
+    trap_giving_back();
+    unsigned opened = memalloc_noio_save(); // for the frees
+    use_and_free(scope ? GFP_KERNEL : GFP_NOIO);
+    memalloc_noio_restore(opened);
+    EXPECT_EQ(trapped, 0);
+    EXPECT_EQ(io.counts, 0u);
+    EXPECT_NE(plain.counts, 0u);
+    use_and_free(GFP_KERNEL);
+    EXPECT_NE(trapped, 0);
+    EXPECT_NE(io.counts, 0u);
+}
+
+// At Pagoda's own bound. It is read when the heap starts, so these tests come first.
+template <class Body> child_end under_limit_option(const char *options, Body body) {
+    return in_child([&] {
+        EXPECT_FALSE(heap_ready());
+        setenv("PAGODA_OPTIONS", options, 1);
+        limit_option = true;
+        body();
+    });
+}
+
+TEST(reclaim_limit_option, allocations_succeed_while_shrinkers_can_free) {
+    for (size_t size : kSizes) {
+        child_end end =
+            under_limit_option("limit=32M", [size] { succeed_while_shrinkers_can_free(size); });
+        EXPECT_TRUE(succeeded(end)) << size;
+        EXPECT_EQ(end.errors, "") << size;
+    }
+}
+
+TEST(reclaim_limit_option, nofail_waits_for_another_threads_free) {
+    for (size_t size : {size_t{100}, size_t{100000}, size_t{2} << 20}) {
+        child_end end = under_limit_option("limit=16M", [size] {
+            EXPECT_LE(shortest_wait(size, [](void *p) { heap_free(p, GFP_KERNEL); }), 10);
+        });
+        EXPECT_TRUE(succeeded(end)) << size;
+        EXPECT_EQ(end.errors, "") << size;
+    }
+}
+
+TEST(reclaim_limit_option, without_io_no_memory_is_given_back_to_the_system) {
+    for (bool scope : {false, true})
+        EXPECT_TRUE(
+            succeeded(under_limit_option("limit=64M", [scope] { keep_memory_without_io(scope); })));
 }
 
 class reclaim : public ::testing::Test {
@@ -251,30 +410,9 @@ TEST_F(reclaim, shrinkers_do_not_recurse) {
     shrinker_free(s);
 }
 
-// Sizes of all kinds at a limit: each succeeds once a shrinker frees, and fails only when nothing
-// is left to free.
 TEST_F(reclaim, allocations_succeed_while_shrinkers_can_free) {
-    for (size_t size : {size_t{64}, size_t{5000}, size_t{50000}, size_t{700000}, size_t{3} << 20}) {
-        child_end end = in_child([size] {
-            heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
-            static blocks kept;
-            fixture f;
-            allow_more(size_t{32} << 20);
-            kept.fill(20000);
-            unsigned long had = kept.count;
-            EXPECT_GT(had, 500u);
-            f.keeps = &kept;
-            static blocks got;
-            size_t bytes = 0;
-            for (; void *p = heap_alloc(size, kQuiet); bytes += size)
-                got.add(p);
-            EXPECT_EQ(kept.count, 0u) << "it failed before everything was tried";
-            EXPECT_GT(bytes, had * 20000 / 2);
-            got.free_all();
-            void *again = heap_alloc(size, kQuiet);
-            EXPECT_NE(again, nullptr);
-            heap_free(again, GFP_KERNEL);
-        });
+    for (size_t size : kSizes) {
+        child_end end = in_child([size] { succeed_while_shrinkers_can_free(size); });
         EXPECT_TRUE(succeeded(end)) << size;
         EXPECT_EQ(end.errors, "") << size;
     }
@@ -424,47 +562,6 @@ TEST_F(reclaim, other_cpus_caches_come_first) {
     EXPECT_TRUE(succeeded(end));
 }
 
-// How a NOFAIL allocation ends when another thread frees. Returns the shortest of several waits
-// between the two: what else the machine does only makes them longer.
-template <class Free> double shortest_wait(size_t size, Free free_one) {
-    heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
-    using clock = std::chrono::steady_clock;
-    static blocks kept;
-    static std::atomic<int> turn{0};
-    static clock::time_point freed_at;
-    constexpr int kTimes = 10;
-    std::thread other([&] {
-        for (int i = 0; i < kTimes; i++) {
-            while (turn < 2 * i + 1)
-                std::this_thread::yield();
-            uint64_t waits = reclaim_get_stats().waits;
-            while (reclaim_get_stats().waits < waits + 3) // it does wait
-                usleep(1000);
-            freed_at = clock::now();
-            free_one(kept.take());
-            while (turn < 2 * i + 2)
-                usleep(1000);
-        }
-    });
-    allow_more(size_t{16} << 20);
-    kept.fill(size);
-    double shortest = 1e9;
-    for (int i = 0; i < kTimes; i++) {
-        while (void *p = heap_alloc(size, kFill)) // what a free left in the caches
-            kept.add(p);
-        turn = 2 * i + 1;
-        void *p = heap_alloc(size, GFP_KERNEL | __GFP_NOFAIL);
-        std::chrono::duration<double, std::milli> took = clock::now() - freed_at;
-        EXPECT_NE(p, nullptr);
-        kept.add(p);
-        shortest = min_of(shortest, took.count());
-        turn = 2 * i + 2;
-    }
-    other.join();
-    kept.free_all();
-    return shortest;
-}
-
 TEST_F(reclaim, nofail_waits_for_another_threads_free) {
     child_end end = in_child([] {
         double ms = shortest_wait(100000, [](void *p) { heap_free(p, GFP_KERNEL); });
@@ -510,58 +607,60 @@ TEST_F(reclaim, nofail_inside_a_shrinker_waits_and_does_not_recurse) {
     EXPECT_TRUE(succeeded(end));
 }
 
-volatile sig_atomic_t trapped = 0;
-
-// Counts madvise and munmap, which fail.
-void trap_giving_back() {
-    struct sigaction act = {};
-    act.sa_handler = [](int) { trapped = trapped + 1; };
-    sigaction(SIGSYS, &act, nullptr);
-    sock_filter code[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 1, 0),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_munmap, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    sock_fprog program = {sizeof code / sizeof code[0], code};
-    ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    ASSERT_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
-}
-
-// Everything that would give memory back: frees beyond the bound, areas, a limit that is reached.
-void use_and_free(gfp_t gfp) {
-    static blocks held;
-    for (size_t size : {size_t{200}, size_t{20000}, size_t{300000}, size_t{2} << 20})
-        for (int round = 0; round < 2; round++) {
-            while (void *p = heap_alloc(size, gfp | __GFP_NOWARN))
-                held.add(p);
-            held.free_all();
-        }
-}
-
 TEST_F(reclaim, without_io_no_memory_is_given_back_to_the_system) {
-    for (bool scope : {false, true}) {
-        child_end end = in_child([scope] {
-            heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
-            heap_free(heap_alloc(size_t{4} << 20, GFP_KERNEL), GFP_KERNEL);
-            fixture io(SHRINKER_IO);
-            fixture plain;
-            io.objects = plain.objects = 1000;
-            allow_more(size_t{64} << 20);
-            trap_giving_back();
-            unsigned opened = memalloc_noio_save(); // for the frees
-            use_and_free(scope ? GFP_KERNEL : GFP_NOIO);
-            memalloc_noio_restore(opened);
-            EXPECT_EQ(trapped, 0);
-            EXPECT_EQ(io.counts, 0u);
-            EXPECT_NE(plain.counts, 0u);
-            use_and_free(GFP_KERNEL);
-            EXPECT_NE(trapped, 0);
-            EXPECT_NE(io.counts, 0u);
+    for (bool scope : {false, true})
+        EXPECT_TRUE(succeeded(in_child([scope] { keep_memory_without_io(scope); })));
+}
+
+// A signal stack, or a fiber's: 8 KiB, and a page below that must not be touched.
+void on_small_stack(void (*body)()) {
+    constexpr size_t kStack = 8192;
+    auto *at = static_cast<char *>(mmap(nullptr, kPageSize + kStack, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(at, MAP_FAILED);
+    ASSERT_EQ(mprotect(at, kPageSize, PROT_NONE), 0);
+    ucontext_t back;
+    ucontext_t there;
+    getcontext(&there);
+    there.uc_stack.ss_sp = at + kPageSize;
+    there.uc_stack.ss_size = kStack;
+    there.uc_link = &back;
+    makecontext(&there, body, 0);
+    swapcontext(&back, &there);
+    munmap(at, kPageSize + kStack);
+}
+
+TEST_F(reclaim, needs_little_stack) {
+    child_end end = in_child([] {
+        heap_free(heap_alloc(100, GFP_KERNEL), GFP_KERNEL);
+        std::thread([] {}).join(); // other CPUs' caches matter then
+        static blocks kept;
+        static notifier_block notifier = {
+            [](struct notifier_block *, unsigned long, void *) { return NOTIFY_OK; }, nullptr, 0};
+        static struct shrinker *s;
+        on_small_stack([] {
+            s = shrinker_alloc(0, "%s-%d", "small", 1);
+            s->count_objects = [](struct shrinker *, struct shrink_control *) {
+                return kept.count;
+            };
+            s->scan_objects = [](struct shrinker *, struct shrink_control *) {
+                heap_free(kept.take(), GFP_KERNEL);
+                return 1ul;
+            };
+            register_oom_notifier(&notifier);
         });
-        EXPECT_TRUE(succeeded(end));
-    }
+        allow_more(size_t{16} << 20);
+        on_small_stack([] {
+            while (void *p = heap_alloc(20000, kFill))
+                kept.add(p);
+            shrinker_register(s);
+            for (size_t size : {size_t{50}, size_t{200000}, size_t{3} << 20, size_t{64} << 20})
+                heap_free(heap_alloc(size, GFP_KERNEL), GFP_KERNEL);
+            shrinker_free(s);
+        });
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("order:14, 67108864 bytes, mode:0xcc0(GFP_KERNEL)")) << end.errors;
 }
 
 TEST_F(reclaim, failures_are_reported_unless_nowarn) {

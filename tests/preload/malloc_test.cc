@@ -5,6 +5,9 @@
 #include "tests/contents.h"
 #include "tests/unit.h"
 
+#include <pagoda/shrinker.h>
+
+#include <errno.h>
 #include <malloc.h>
 #include <new>
 #include <vector>
@@ -177,6 +180,46 @@ TEST(malloc_face, behaves_like_a_table_of_blocks) {
             f.give(b.p);
         }
     EXPECT_EQ(heap_get_stats().live_objects, before);
+}
+
+// malloc would fail: what a shrinker can free is freed first, and nobody says anything.
+TEST(malloc_and_shrinkers, malloc_realloc_and_memalign_call_them) {
+    child_end end = in_child([] {
+        static void *kept[256];
+        static unsigned held = 0;
+        struct shrinker *s = shrinker_alloc(0, "malloc_test");
+        ASSERT_NE(s, nullptr);
+        s->count_objects = [](struct shrinker *, struct shrink_control *) {
+            return static_cast<unsigned long>(held);
+        };
+        s->scan_objects = [](struct shrinker *, struct shrink_control *sc) {
+            unsigned long n = 0;
+            for (; n < sc->nr_to_scan && held > 0; n++)
+                free(kept[--held]);
+            return n;
+        };
+        char *p = static_cast<char *>(f.alloc(1000));
+        limit(RLIMIT_AS, process_figure("VmSize") + (size_t{32} << 20));
+        while (held < 256 && (kept[held] = f.alloc(300000)) != nullptr)
+            held++;
+        ASSERT_LT(held, 256u);
+        s->batch = 4;
+        shrinker_register(s);
+        for (int round = 0; round < 3; round++) {
+            unsigned before = held;
+            void *q = round == 0   ? f.alloc(size_t{2} << 20)
+                      : round == 1 ? f.resize(p, size_t{4} << 20)
+                                   : f.aligned(size_t{1} << 16, size_t{2} << 20);
+            EXPECT_NE(q, nullptr) << round;
+            EXPECT_LT(held, before) << round;
+        }
+        errno = 0;
+        EXPECT_EQ(f.alloc(size_t{1} << 30), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_EQ(held, 0u) << "it failed before everything was tried";
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.errors, "");
 }
 
 } // namespace
