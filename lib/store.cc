@@ -43,7 +43,7 @@ keeper_message request_for(keeper_request request, const char *key, uint64_t siz
     keeper_message m = {};
     m.request = request;
     m.size = size;
-    strncpy(m.key, key, sizeof m.key - 1);
+    memcpy(m.key, key, strlen(key)); // shorter than the field, as callers see to
     return m;
 }
 
