@@ -8,11 +8,13 @@ address_space g_space;
 
 bool window::open(uintptr_t base, size_t limit, size_t bytes, const char *name) {
     bytes = align_up(bytes, sys::page_size());
-    if (sys::map_at(base, bytes) != 0)
+    if (bytes != 0 && sys::map_at(base, bytes) != 0)
         return false;
     base_ = base;
     limit_ = limit;
     bytes_ = bytes;
+    if (bytes == 0)
+        return true;
     // Sparse tables under THP=always would cost 2 MiB per byte; growth inherits hint and name.
     sys::hint_huge(base, bytes, false);
     sys::name_range(base, bytes, name);
@@ -93,6 +95,7 @@ bool address_space_init(size_t percpu_bytes) {
         {&g_space.sheaves, kGiB, 16 * kPageSize, "pagoda sheaves"},
         {&g_space.slots, size_t{16} << 30, kPageSize, "pagoda slots"},
         {&g_space.sheaf_links, size_t{4} << 20, kPageSize, "pagoda links"},
+        {&g_space.memfd_pages, kMemfdPagesSpan, 0, nullptr},
         {&g_space.page_class, kZonePages, 4 * kPageSize, "pagoda classes"},
         {&g_space.memmap, kZonePages * 32, 32 * kPageSize, "pagoda memmap"},
         {&g_space.pageblocks, (kZoneSpan >> kPageblockShift) * 512, kPageSize, "pagoda blocks"},

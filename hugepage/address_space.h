@@ -2,8 +2,8 @@
 // grow in place. Nothing is reserved ahead beyond a window's own growth step, so RLIMIT_AS (also
 // one lowered later), mlockall and VIRT columns see what is used; docs/design.md has the reasons.
 //
-//   | per-CPU | sheaves | slots | links | page_class | memmap | pageblocks | meta | vm index | zone
-//   … | vmalloc … |
+//   | per-CPU | sheaves | slots | links | memfd pages | page_class | memmap | pageblocks | meta |
+//   vm index | zone … | vmalloc … |
 //
 // Index arithmetic (pointer -> page -> page_class, struct page) needs the zone's base only.
 #pragma once
@@ -14,6 +14,7 @@ namespace pagoda {
 
 inline constexpr size_t kZoneSpan = size_t{8} << 40;    // addresses, not memory
 inline constexpr size_t kVmallocSpan = size_t{8} << 40; // likewise
+inline constexpr size_t kMemfdPagesSpan = size_t{64} << 30;
 inline constexpr size_t kGiB = size_t{1} << 30;
 // From the per-CPU window to the sheaves: a constant, so that the hot path needs one base only.
 inline constexpr size_t kSheavesBehindPercpu = 2 * kGiB;
@@ -21,7 +22,8 @@ inline constexpr size_t kSheavesBehindPercpu = 2 * kGiB;
 // A contiguous array of zeroed, writable memory that grows at its end and never moves.
 class window {
   public:
-    // Maps the first `bytes` at `base`. False: something is mapped there already, or a limit.
+    // Maps the first `bytes` at `base`. False: something is mapped there already, or a limit. With
+    // 0 bytes the place alone is noted, for another open() later.
     bool open(uintptr_t base, size_t limit, size_t bytes, const char *name);
     // Undoes open(); only before anything was stored.
     void close();
@@ -57,6 +59,7 @@ struct address_space {
     window slots;
     window sheaves;
     window sheaf_links;
+    window memfd_pages; // not before somebody wants memory that can be shared
     window page_class;
     window memmap;
     window pageblocks;

@@ -9,6 +9,7 @@
 namespace pagoda {
 
 enum class lock_rank : uint8_t {
+    store,   // a cold store's, held while its keeper is asked
     hooks,   // lists of what reclaim calls; nothing is taken inside
     init,    // the once-only initialisation
     purge,   // one thread at a time gives memory back

@@ -137,6 +137,12 @@ int discard(uintptr_t at, size_t len) {
     return static_cast<int>(call(SYS_madvise, addr(at), size(len), MADV_DONTNEED));
 }
 
+int make_cold(uintptr_t at, size_t len, bool now) {
+    constexpr int kMadvCold = 20;
+    constexpr int kMadvPageout = 21;
+    return static_cast<int>(call(SYS_madvise, addr(at), size(len), now ? kMadvPageout : kMadvCold));
+}
+
 int populate(uintptr_t at, size_t len) {
     return static_cast<int>(call(SYS_madvise, addr(at), size(len), kMadvPopulateWrite));
 }

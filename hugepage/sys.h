@@ -31,6 +31,8 @@ int unmap(uintptr_t at, size_t len);
 // Gives the contents back to the kernel. 0: a private anonymous page reads as zero afterwards;
 // -errno (mlocked memory): the old bytes are still there.
 int discard(uintptr_t at, size_t len);
+// Marks pages as the first to be swapped out, or swaps them out now. 0 or -errno.
+int make_cold(uintptr_t at, size_t len, bool now);
 // Touches every page for writing in one call. 0, or -errno where the kernel is too old or out of
 // memory; nothing depends on it.
 int populate(uintptr_t at, size_t len);

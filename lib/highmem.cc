@@ -15,9 +15,9 @@ constexpr uint32_t kChunk = 64;     // pages whose memory is had in one call
 constexpr uint32_t kHeldMax = 1024; // free pages that keep their memory
 
 // page::flags of the zone's pages.
-constexpr uint32_t kFlagHighmem = 1; // ever handed out
-constexpr uint32_t kFlagFree = 2;
-constexpr uint32_t kFlagZero = 4; // free, and reads as zero
+constexpr uint32_t kFlagHighmem = 16; // not one of the flags of pages in other zones
+constexpr uint32_t kFlagFree = 32;
+constexpr uint32_t kFlagZero = 64; // free, and reads as zero
 
 // Free pages, linked by page::link, which holds an index + 1.
 struct page_stack {
@@ -134,6 +134,10 @@ page *hand_out(memfd_region *region, page *p) {
 mutex &highmem_lock() { return zone_high.lock; }
 
 page *highmem_take(gfp_t gfp) {
+    {
+        slow_path scope;
+        gfp = scope.limit(gfp);
+    }
     memfd_region *region = region_for(gfp);
     if (region == nullptr)
         return nullptr;
@@ -163,18 +167,18 @@ page *highmem_take(gfp_t gfp) {
     return hand_out(region, p);
 }
 
-void highmem_free(page *p, gfp_t gfp) {
+bool highmem_free(page *p, gfp_t gfp) {
     memfd_region *region = region_of(p);
     if ((p->flags & kFlagFree) != 0 || p->link != 0) {
         text_buffer<120> line;
         line << "free of a HIGHMEM page " << static_cast<const void *>(p) << " that is "
              << ((p->flags & kFlagFree) != 0 ? "free already" : "still mapped by kmap()");
         misuse(line);
-        return;
+        return false;
     }
     p->flags = kFlagHighmem | kFlagFree;
     if (region != zone_high.region.load(std::memory_order_acquire))
-        return; // from before fork: the parent's to use again
+        return true; // from before fork: the parent's to use again
     zone_high.used.fetch_sub(1, std::memory_order_relaxed);
     slow_path scope;
     gfp = scope.limit(gfp);
@@ -186,17 +190,18 @@ void highmem_free(page *p, gfp_t gfp) {
             p->owner = head;
         while (!zone_high.deferred.compare_exchange_weak(head, p, std::memory_order_release,
                                                          std::memory_order_relaxed));
-        return;
+        return true;
     }
     bool give_back = gfpflags_allow_blocking(gfp) && zone_high.held.count >= kHeldMax;
     if (!give_back)
         push(zone_high.held, region, p);
     zone_high.lock.unlock();
     if (!give_back)
-        return;
+        return true;
     region_release(region, index_in_region(p), 1);
     lock_guard hold(zone_high.lock);
     push(zone_high.bare, region, p);
+    return true;
 }
 
 bool is_highmem(const page *p) { return (p->flags & kFlagHighmem) != 0; }
@@ -211,14 +216,14 @@ void highmem_after_fork_in_child() {
 }
 
 void maps_lock_for_fork() {
-    for (mutex *m : {&vmap_lock(), &zone_high.lock, &kmap_lock()})
+    for (mutex *m : {&memfd_lock(), &vmap_lock(), &zone_high.lock, &kmap_lock()})
         m->lock_for_fork();
 }
 
 void maps_unlock_after_fork(bool child) {
     if (child)
         highmem_after_fork_in_child();
-    for (mutex *m : {&kmap_lock(), &zone_high.lock, &vmap_lock()}) {
+    for (mutex *m : {&kmap_lock(), &zone_high.lock, &vmap_lock(), &memfd_lock()}) {
         if (child)
             m->reset_in_child();
         else
@@ -230,9 +235,7 @@ void maps_unlock_after_fork(bool child) {
 
 using namespace pagoda;
 
-PAGODA_EXPORT bool pagoda_page_highmem(const ::page *p) {
-    return is_memfd_page(p) && is_highmem(record_of(p));
-}
+PAGODA_EXPORT bool pagoda_page_highmem(const ::page *p) { return is_highmem_page(p); }
 
 PAGODA_EXPORT unsigned long pagoda_totalhigh_pages(void) { return pages_in_all(); }
 

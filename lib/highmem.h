@@ -14,11 +14,14 @@ page *highmem_take(gfp_t gfp);
 inline page *highmem_alloc(gfp_t gfp) {
     return PAGODA_UNLIKELY(options().highmem_bytes != 0) ? highmem_take(gfp) : nullptr;
 }
-// Frees it. A page that is free already, or mapped by kmap, is reported and left alone. Never waits
-// with flags that do not allow it, or in a handler.
-void highmem_free(page *p, gfp_t gfp);
+// Frees it. A page that is free already, or mapped by kmap, is reported and left alone: false.
+// Never waits with flags that do not allow it, or in a handler.
+bool highmem_free(page *p, gfp_t gfp);
 // Whether a memfd page is one of this zone.
 bool is_highmem(const page *p);
+inline bool is_highmem_page(const ::page *p) {
+    return is_memfd_page(p) && is_highmem(record_of(p));
+}
 
 mutex &highmem_lock();
 // A fork child leaves the pages, which it shares, to its parent, and begins a zone of its own.

@@ -144,7 +144,11 @@ void report(const char *what, const void *p, const char *why) {
 
 void *address_of_page(const page *p) {
     if (!is_memfd_page(reinterpret_cast<const ::page *>(p)))
-        return page_address(static_cast<uint32_t>(p - g_pagemap.memmap));
+        return reinterpret_cast<void *>(
+            g_pagemap.base +
+            ((reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(g_pagemap.memmap)) /
+                 sizeof(page)
+             << kPageShift));
     if (uintptr_t home = region_of(p)->home)
         return reinterpret_cast<void *>(home + (uintptr_t{index_in_region(p)} << kPageShift));
     uint32_t link = __atomic_load_n(&p->link, __ATOMIC_RELAXED);

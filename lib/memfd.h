@@ -2,10 +2,12 @@
 // file of its own, so that who gets the file gets this region and nothing else; HIGHMEM is one
 // more.
 //
-// The pages of a region have struct pages like those of the zone, in an array of their own that the
-// heap provides. It lies above the memmap, which is how the two are told apart.
+// The pages of a region have struct pages like those of the zone, in a window of their own. It lies
+// below the memmap, which is how the two are told apart, and holds nothing else, so that any
+// pointer can be looked at.
 #pragma once
 
+#include "hugepage/lock.h"
 #include "hugepage/page.h"
 
 #include <pagoda/gfp.h>
@@ -38,14 +40,17 @@ bool region_reserve(memfd_region *region, uint32_t first, uint32_t count);
 // Gives their memory back: they read as zero when they are reserved again.
 void region_release(memfd_region *region, uint32_t first, uint32_t count);
 
+// Whether it is a page of a region that is in use; any pointer.
 inline bool is_memfd_page(const ::page *p) {
-    return reinterpret_cast<uintptr_t>(p) >= g_pagemap.base && p != nullptr;
+    uintptr_t offset = reinterpret_cast<uintptr_t>(p) - g_space.memfd_pages.base();
+    return offset < g_space.memfd_pages.bytes() && offset % sizeof(page) == 0 &&
+           reinterpret_cast<const page *>(p)->owner != nullptr;
 }
 inline page *record_of(::page *p) { return reinterpret_cast<page *>(p); }
 inline const page *record_of(const ::page *p) { return reinterpret_cast<const page *>(p); }
 inline ::page *public_page(page *p) { return reinterpret_cast<::page *>(p); }
 
-// The rest is for pages that are memfd pages.
+// These are for memfd pages.
 inline memfd_region *region_of(const page *p) { return static_cast<memfd_region *>(p->owner); }
 inline uint32_t index_in_region(const page *p) {
     return static_cast<uint32_t>(p - region_of(p)->records);
@@ -53,6 +58,8 @@ inline uint32_t index_in_region(const page *p) {
 inline uint64_t file_offset(const page *p) {
     return region_of(p)->offset + (uint64_t{index_in_region(p)} << kPageShift);
 }
+mutex &memfd_lock();
+
 // Maps `count` pages that follow each other at `at`, over what is there. 0 or -errno.
 int map_memfd_pages(uintptr_t at, const page *first, uint32_t count, int prot);
 

@@ -5,6 +5,8 @@
 #include "lib/kernel_api.h"
 #include "lib/thread.h"
 
+#include <pagoda/highmem.h>
+
 #include <errno.h>
 
 namespace pagoda {
@@ -22,8 +24,10 @@ const zone_name kZones[] = {{"DMA", &g_zones[static_cast<int>(zone_type::dma)]},
                             {"Normal", &g_zones[static_cast<int>(zone_type::normal)]},
                             {"HighMem", nullptr},
                             {"Movable", nullptr}};
+constexpr unsigned kHighMem = 3; // of another kind: lib/highmem.h
 
-// Of all zones. All zero in a handler that interrupted the allocator, which may hold the locks.
+// Of all zones but HIGHMEM. All zero in a handler that interrupted the allocator, which may hold
+// the locks.
 zone_stats total() {
     zone_stats sum = {};
     if (!kernel_api_enter(GFP_KERNEL))
@@ -53,6 +57,8 @@ PAGODA_EXPORT void pagoda_si_meminfo(pagoda_sysinfo *info) {
     *info = {};
     info->totalram = s.present;
     info->freeram = s.free;
+    info->totalhigh = pagoda_totalhigh_pages();
+    info->freehigh = pagoda_nr_free_highpages();
     info->mem_unit = kPageSize;
 }
 
@@ -62,6 +68,11 @@ PAGODA_EXPORT bool pagoda_zoneinfo(unsigned number, pagoda_zone_info *info) {
     const zone_name &z = kZones[number];
     *info = {};
     info->name = z.name;
+    if (number == kHighMem) {
+        info->spanned = info->present = info->managed = pagoda_totalhigh_pages();
+        info->free = pagoda_nr_free_highpages();
+        return true;
+    }
     if (z.z == nullptr || !kernel_api_enter(GFP_KERNEL))
         return true;
     slow_path scope;

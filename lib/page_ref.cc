@@ -1,12 +1,17 @@
 #include "lib/page_ref.h"
 
 #include "hugepage/report.h"
+#include "lib/highmem.h"
 
 #include <pagoda/mm.h>
 
 namespace pagoda {
 
 void page_refs_put(const ::page *p, uint32_t count, const char *operation) {
+    if (is_highmem_page(p)) {
+        pages_put_high(record_of(const_cast<::page *>(p)), count, GFP_KERNEL);
+        return;
+    }
     uint32_t index = pages_index(p, operation);
     if (index == kNoPage)
         return;
@@ -35,32 +40,32 @@ PAGODA_EXPORT bool pagoda_virt_addr_valid(const void *address) {
 }
 
 PAGODA_EXPORT int pagoda_page_ref_count(const ::page *p) {
-    uint32_t index = pages_index(p, "page_ref_count");
-    return index != kNoPage ? static_cast<int>(page_at(index).refs.load(std::memory_order_relaxed))
-                            : 0;
+    const pagoda::page *pg = pages_record(p, "page_ref_count");
+    return pg != nullptr ? static_cast<int>(pg->refs.load(std::memory_order_relaxed)) : 0;
 }
 
 PAGODA_EXPORT int pagoda_page_ref_add_return(::page *p, int n) {
-    uint32_t index = pages_index(p, "page_ref_add");
-    return index != kNoPage
-               ? static_cast<int>(page_at(index).refs.fetch_add(static_cast<uint32_t>(n)) +
-                                  static_cast<uint32_t>(n))
-               : 0;
+    pagoda::page *pg = pages_record(p, "page_ref_add");
+    auto more = static_cast<uint32_t>(n);
+    return pg != nullptr ? static_cast<int>(pg->refs.fetch_add(more) + more) : 0;
 }
 
 PAGODA_EXPORT bool pagoda_page_ref_replace(::page *p, int from, int to) {
-    uint32_t index = pages_index(p, "page_ref");
+    pagoda::page *pg = pages_record(p, "page_ref");
     auto expected = static_cast<uint32_t>(from);
-    return index != kNoPage &&
-           page_at(index).refs.compare_exchange_strong(expected, static_cast<uint32_t>(to));
+    return pg != nullptr && pg->refs.compare_exchange_strong(expected, static_cast<uint32_t>(to));
 }
 
 PAGODA_EXPORT ::page *pagoda_compound_head(const ::page *p) {
+    if (is_highmem_page(p))
+        return const_cast<::page *>(p); // always single
     uint32_t index = pages_index(p, "compound_head");
     return index != kNoPage ? public_page(pages_compound_head(index)) : const_cast<::page *>(p);
 }
 
 PAGODA_EXPORT unsigned pagoda_compound_order(const ::page *p) {
+    if (is_highmem_page(p))
+        return 0;
     uint32_t index = pages_index(p, "compound_order");
     return index != kNoPage && page_at(index).flags == (kPageHead | kPageCompound)
                ? page_at(index).order
@@ -68,6 +73,10 @@ PAGODA_EXPORT unsigned pagoda_compound_order(const ::page *p) {
 }
 
 PAGODA_EXPORT void pagoda_get_page(::page *p) {
+    if (is_highmem_page(p)) {
+        record_of(p)->refs.fetch_add(1);
+        return;
+    }
     uint32_t index = pages_index(p, "get_page");
     if (index != kNoPage)
         page_at(pages_compound_head(index)).refs.fetch_add(1);

@@ -4,6 +4,7 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/group.h"
+#include "lib/highmem.h"
 #include "lib/kernel_api.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
@@ -141,7 +142,32 @@ uint32_t alloc_singles(uint32_t pages, unsigned align_order, gfp_t gfp) {
     return first;
 }
 
+// `reported`: what a report of too few references names.
+bool drop(page &pg, uint32_t references, const void *reported) {
+    uint32_t refs = pg.refs.load(std::memory_order_relaxed);
+    do {
+        if (refs < references) {
+            report_double_free(reported);
+            return false;
+        }
+    } while (!pg.refs.compare_exchange_weak(refs, refs - references, std::memory_order_acq_rel));
+    return refs == references;
+}
+
+// A page of HIGHMEM; NULL where that zone is empty or not meant: the others serve.
+::page *alloc_high(unsigned order, gfp_t gfp) {
+    constexpr gfp_t kWhich = __GFP_HIGHMEM | __GFP_DMA | __GFP_DMA32;
+    if (order != 0 || (gfp & kWhich) != __GFP_HIGHMEM || !kernel_api_enter(gfp))
+        return nullptr;
+    page *p = highmem_alloc(current_gfp(gfp));
+    if (p != nullptr)
+        count(1, 1);
+    return public_page(p);
+}
+
 void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
+    for (uint32_t i = 0; i < pages; i++)
+        page_at(first + i).flags = 0; // the next owner has flags of its own there
     slow_path scope;
     zone_normal().free(first, pages, true, scope.limit(gfp));
 }
@@ -218,6 +244,10 @@ uint32_t pages_alloc(unsigned order, gfp_t gfp) {
 }
 
 void pages_free(const ::page *block, unsigned order, gfp_t gfp) {
+    if (order == 0 && is_highmem_page(block)) {
+        pages_put_high(record_of(const_cast<::page *>(block)), 1, gfp);
+        return;
+    }
     uint32_t index = block_index(pages_index(block, "__free_pages"), order, "__free_pages");
     if (index != kNoPage)
         free_block(index, order, gfp);
@@ -241,15 +271,19 @@ uint32_t pages_compound_head(uint32_t index) {
 }
 
 bool pages_drop(uint32_t head, uint32_t references) {
-    page &pg = page_at(head);
-    uint32_t refs = pg.refs.load(std::memory_order_relaxed);
-    do {
-        if (refs < references) {
-            report_double_free(page_address(head));
-            return false;
-        }
-    } while (!pg.refs.compare_exchange_weak(refs, refs - references, std::memory_order_acq_rel));
-    return refs == references;
+    return drop(page_at(head), references, page_address(head));
+}
+
+page *pages_record(const ::page *p, const char *operation) {
+    if (is_highmem_page(p))
+        return record_of(const_cast<::page *>(p));
+    uint32_t index = pages_index(p, operation);
+    return index != kNoPage ? &page_at(index) : nullptr;
+}
+
+void pages_put_high(page *p, uint32_t references, gfp_t gfp) {
+    if (drop(*p, references, p) && highmem_free(p, gfp))
+        count(-1, -1);
 }
 
 void pages_release(uint32_t head, gfp_t gfp) {
@@ -287,11 +321,12 @@ PAGODA_EXPORT const pagoda_layout_record *pagoda_layout_fill() {
 }
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages(gfp_t gfp, unsigned order) {
-    return page_or_null(pages_alloc(order, gfp));
+    ::page *high = alloc_high(order, gfp);
+    return high != nullptr ? high : page_or_null(pages_alloc(order, gfp));
 }
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages_node(int node, gfp_t gfp, unsigned order) {
-    return node_allowed(gfp, node) ? page_or_null(pages_alloc(order, gfp)) : nullptr;
+    return node_allowed(gfp, node) ? pagoda_alloc_pages(gfp, order) : nullptr;
 }
 
 PAGODA_EXPORT unsigned long pagoda_get_free_pages(gfp_t gfp, unsigned order) {

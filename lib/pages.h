@@ -24,6 +24,10 @@ void pages_free(const ::page *block, unsigned order, gfp_t gfp);
 // Index of a page that the page allocator's callers have; kNoPage, after a report that names the
 // `operation`: it is none.
 uint32_t pages_index(const ::page *p, const char *operation);
+// The record of such a page, also of one in HIGHMEM, which has no index; NULL after the report.
+page *pages_record(const ::page *p, const char *operation);
+// Drops `count` references of a HIGHMEM page; with the last one it is free.
+void pages_put_high(page *p, uint32_t count, gfp_t gfp);
 // First page of the compound page that a page belongs to; the page itself where there is none.
 uint32_t pages_compound_head(uint32_t index);
 // Drops `count` references of a block's first page. True: they were the last, and the block is the

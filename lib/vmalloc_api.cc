@@ -140,6 +140,8 @@ PAGODA_EXPORT void *pagoda_vrealloc(const void *address, size_t size, size_t ali
 }
 
 PAGODA_EXPORT ::page *pagoda_vmalloc_to_page(const void *address) {
+    if (!is_vmalloc_addr(address))
+        return pagoda_vmap_to_page(address);
     slow_path scope;
     size_t bytes = 0;
     void *start = nullptr;
@@ -150,7 +152,7 @@ PAGODA_EXPORT ::page *pagoda_vmalloc_to_page(const void *address) {
 }
 
 PAGODA_EXPORT unsigned long pagoda_vmalloc_to_pfn(const void *address) {
-    ::page *p = pagoda_vmalloc_to_page(address);
+    const ::page *p = is_vmalloc_addr(address) ? pagoda_vmalloc_to_page(address) : nullptr;
     return p != nullptr ? page_to_pfn(p) : 0;
 }
 

@@ -165,7 +165,7 @@ PAGODA_EXPORT void *pagoda_vmap(::page **pages, unsigned int count, unsigned lon
         return nullptr;
     }
     for (unsigned int i = 0; i < count; i++) {
-        if (is_memfd_page(pages[i]) && region_of(record_of(pages[i])) != nullptr)
+        if (is_memfd_page(pages[i]))
             continue;
         line << "vmap: page " << i << " of " << count
              << " is private memory, which cannot be mapped twice; pages of pagoda_share_alloc() "

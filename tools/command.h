@@ -32,6 +32,14 @@ struct run_request {
 // Becomes the program, or throws.
 [[noreturn]] void run(const run_request &request);
 
+struct keep_request {
+    std::string socket;
+    bool background = false; // return when it listens
+};
+
+// Holds objects until it has neither objects nor clients.
+void keep(const keep_request &request);
+
 // The options that PAGODA_OPTIONS and `run -o` understand, on stdout.
 void print_options();
 

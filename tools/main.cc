@@ -44,10 +44,22 @@ void add_run(CLI::App &app, run_request &request, const std::vector<std::string>
     });
 }
 
+void add_keep(CLI::App &app, keep_request &request) {
+    CLI::App *command = app.add_subcommand("keep", "Keep the objects of cold stores");
+    command->add_option("socket", request.socket, "Path of the socket to listen on")
+        ->type_name("SOCKET")
+        ->required();
+    command->add_flag("-b,--background", request.background, "Return as soon as it listens");
+    command->footer("Programs open the store with pagoda_store_open(), see cold.h. Ends with the\n"
+                    "last object and the last program. SOCKET.lock beside the socket remains.");
+    command->callback([&request] { keep(request); });
+}
+
 int command_line(int argc, char **argv) {
     char **stop = std::find(argv, argv + argc, std::string("--"));
     const std::vector<std::string> tail(stop, argv + argc);
     run_request request;
+    keep_request kept;
 
     CLI::App app{"Pagoda: a memory allocator with the shape of the Linux kernel's."};
     app.name("pagoda");
@@ -56,6 +68,7 @@ int command_line(int argc, char **argv) {
         return std::string("pagoda: ") + error.what() + "; see pagoda --help\n";
     });
     add_run(app, request, tail);
+    add_keep(app, kept);
     app.add_subcommand("options", "List what PAGODA_OPTIONS and `run -o` understand")
         ->callback(print_options);
 

@@ -4,10 +4,10 @@
  * zone, kmap() is page_address() and kunmap() does nothing.
  *
  * With PAGODA_OPTIONS=highmem=SIZE the zone is real: up to SIZE bytes of pages in a file in memory,
- * unmapped until kmap(), so that no stray pointer reaches them and that they take no addresses
- * (RLIMIT_AS). alloc_page(GFP_HIGHUSER) takes from it first and from NORMAL when it is used up;
- * blocks of several pages always come from NORMAL. A fork child shares the pages with its parent
- * instead of getting copies.
+ * unmapped (page_address() is NULL) until kmap(), so that no stray pointer reaches them and that
+ * they take no addresses (RLIMIT_AS). alloc_page(GFP_HIGHUSER) takes from it first and from NORMAL
+ * when it is used up; blocks of several pages always come from NORMAL. A fork child shares the
+ * pages with its parent instead of getting copies.
  *
  * The functions take any page. Nothing here sets errno.
  *
@@ -16,21 +16,12 @@
 #ifndef PAGODA_HIGHMEM_H
 #define PAGODA_HIGHMEM_H
 
-#include <pagoda/gfp.h>
+#include <pagoda/mm.h>
 
-#include <stdbool.h>
-#include <stddef.h>
 #include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
-#endif
-
-struct page;
-
-/* As <sys/user.h> has it. */
-#ifndef PAGE_SIZE
-#define PAGE_SIZE (1UL << 12)
 #endif
 
 /* How many pages kmap() maps at a time, and how many kmap_local_page() does in all threads. */
@@ -40,11 +31,13 @@ struct page;
 
 /* True for a page of the HIGHMEM zone. */
 bool pagoda_page_highmem(const struct page *page);
-static inline bool PageHighMem(const struct page *page) { return pagoda_page_highmem(page); }
-
-/* The address of a page while it has one: always, for the pages of other zones; from kmap() to
- * kunmap() for one of HIGHMEM, and NULL otherwise. kmap_local_page() does not count. */
-void *pagoda_highmem_address(const struct page *page);
+/* Whether a page's record lies in the memmap, so that its address is arithmetic. */
+static inline bool pagoda_is_lowmem(const struct page *page) {
+    return (uintptr_t)page >= pagoda_layout_get()->memmap;
+}
+static inline bool PageHighMem(const struct page *page) {
+    return !pagoda_is_lowmem(page) && pagoda_page_highmem(page);
+}
 
 /* Maps a page for the whole process until kunmap(). Calls for the same page give the same address
  * and are counted. There are LAST_PKMAP mappings: when all are in use the call waits for a
@@ -54,8 +47,13 @@ void *pagoda_kmap(struct page *page);
 /* Ends one kmap() of the page; with the last one it is unmapped at once. Never waits. A page that
  * is not mapped is reported as misuse. */
 void pagoda_kunmap(struct page *page);
-static inline void *kmap(struct page *page) { return pagoda_kmap(page); }
-static inline void kunmap(struct page *page) { pagoda_kunmap(page); }
+static inline void *kmap(struct page *page) {
+    return pagoda_is_lowmem(page) ? page_address(page) : pagoda_kmap(page);
+}
+static inline void kunmap(struct page *page) {
+    if (!pagoda_is_lowmem(page))
+        pagoda_kunmap(page);
+}
 
 /* Maps a page for the calling thread. Mappings of a thread end in the opposite order in which they
  * began, before the thread does, and at most KM_MAX_IDX are open. One more is reported as misuse
@@ -65,11 +63,17 @@ void *pagoda_kmap_local_page(struct page *page);
 /* Ends the newest mapping of the thread; `address` lies anywhere inside it. Any other mapping is
  * reported as misuse and left alone. Addresses of pages outside HIGHMEM are ignored. */
 void pagoda_kunmap_local(const void *address);
-static inline void *kmap_local_page(struct page *page) { return pagoda_kmap_local_page(page); }
-static inline void kunmap_local(const void *address) { pagoda_kunmap_local(address); }
+static inline void *kmap_local_page(struct page *page) {
+    return pagoda_is_lowmem(page) ? page_address(page) : pagoda_kmap_local_page(page);
+}
+static inline void kunmap_local(const void *address) {
+    const struct pagoda_layout_record *layout = pagoda_layout_get();
+    if ((uintptr_t)address - layout->zone_base >= layout->vmalloc_end - layout->zone_base)
+        pagoda_kunmap_local(address);
+}
 /* Old names of the same; unlike the kernel's they keep neither preemption nor page faults away. */
-static inline void *kmap_atomic(struct page *page) { return pagoda_kmap_local_page(page); }
-static inline void kunmap_atomic(const void *address) { pagoda_kunmap_local(address); }
+static inline void *kmap_atomic(struct page *page) { return kmap_local_page(page); }
+static inline void kunmap_atomic(const void *address) { kunmap_local(address); }
 
 /* Pages of the HIGHMEM zone: how many could still be had, and how many there are in all. */
 unsigned long pagoda_nr_free_highpages(void);

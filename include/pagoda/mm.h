@@ -75,9 +75,14 @@ static inline unsigned long page_to_pfn(const struct page *page) {
 static inline struct page *pfn_to_page(unsigned long pfn) {
     return (struct page *)(pagoda_layout_get()->memmap + pfn * PAGODA_STRUCT_PAGE_SIZE);
 }
-/* The address where a page begins. */
+/* The address of a page of a shared region (share.h); of a HIGHMEM page (highmem.h) while kmap()
+ * has mapped it, else NULL. */
+void *pagoda_highmem_address(const struct page *page);
+/* The address where a page begins. NULL for a HIGHMEM page that is not mapped. */
 static inline void *page_address(const struct page *page) {
     const struct pagoda_layout_record *layout = pagoda_layout_get();
+    if (__builtin_expect((uintptr_t)page < layout->memmap, 0))
+        return pagoda_highmem_address(page); /* its record lies outside the memmap */
     return (void *)(layout->zone_base +
                     (((uintptr_t)page - layout->memmap) / PAGODA_STRUCT_PAGE_SIZE << 12));
 }
@@ -99,7 +104,8 @@ static inline bool virt_addr_valid(const void *address) { return pagoda_virt_add
 
 /* Allocation. */
 
-/* A block of 2^order pages, aligned to its size, with one reference. Not cleared without
+/* With __GFP_HIGHMEM a single page of the HIGHMEM zone, where there is one (highmem.h). Otherwise
+ * a block of 2^order pages, aligned to its size, with one reference. Not cleared without
  * __GFP_ZERO; charged to the thread's group with __GFP_ACCOUNT. Only the first page has a reference
  * count, unless split_page() gives each its own; with __GFP_COMP and an order above 0 the block is
  * one compound page. NULL when memory is short, with DMA and DMA32 as long as no device has
@@ -363,7 +369,7 @@ struct pagoda_sysinfo {
     unsigned long sharedram; /* 0: zones are private */
     unsigned long freeram;
     unsigned long bufferram; /* 0: there are no buffers */
-    unsigned long totalhigh; /* 0: no page lacks an address */
+    unsigned long totalhigh; /* of HIGHMEM, not among the others; 0 by default, see highmem.h */
     unsigned long freehigh;
     unsigned int mem_unit; /* PAGE_SIZE */
 };
@@ -371,7 +377,7 @@ void pagoda_si_meminfo(struct pagoda_sysinfo *info);
 static inline void si_meminfo(struct pagoda_sysinfo *info) { pagoda_si_meminfo(info); }
 
 /* One zone, in pages: 0 DMA, 1 DMA32, 2 Normal, 3 HighMem, 4 Movable. DMA and DMA32 are empty until
- * a device provides memory for them; HighMem and Movable are empty on 64-bit, and what asks for
+ * a device provides memory for them; Movable is empty, and so is HighMem by default; what asks for
  * them is served from Normal, as on a kernel without such zones. False: there is no such zone. */
 struct pagoda_zone_info {
     const char *name;

@@ -19,6 +19,7 @@
 #include <pagoda/gfp.h>
 #include <pagoda/layout.h>
 #include <pagoda/overflow.h>
+#include <pagoda/vmap.h>
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -135,7 +136,8 @@ static inline void *vrealloc_node_align(const void *address, size_t size, unsign
     return pagoda_vrealloc(address, size, align, gfp, node);
 }
 
-/* The page at an address of an area, and its index; NULL and 0 where there is no area. Such pages
+/* The page at an address of an area, and its index; NULL and 0 where there is no area. Also of a
+ * mapping of vmap() or of a shared region, whose pages have no index (0). An area's pages
  * have no references (mm.h), and page_address() leads back. Not in a signal handler. */
 struct page *pagoda_vmalloc_to_page(const void *address);
 unsigned long pagoda_vmalloc_to_pfn(const void *address);

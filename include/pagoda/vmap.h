@@ -58,7 +58,9 @@ static inline void vm_unmap_ram(const void *address, unsigned int count) {
 }
 
 /* The page that is mapped at an address inside a mapping of vmap() or of a shared region; NULL
- * where there is none. Takes as long as there are mappings. */
+ * where there is none. Takes as long as there are mappings. vmalloc_to_page() (vmalloc.h) asks this
+ * for addresses outside VMALLOC_START and VMALLOC_END, where all these mappings lie: for them
+ * is_vmalloc_addr() is false. */
 struct page *pagoda_vmap_to_page(const void *address);
 
 #ifdef __cplusplus

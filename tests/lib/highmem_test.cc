@@ -10,6 +10,7 @@
 #include <pagoda/highmem.h>
 #include <pagoda/vmap.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <sys/stat.h>
@@ -205,6 +206,77 @@ TEST_F(HighmemTest, VmapGathersThem) {
         EXPECT_EQ(pagoda_highmem_address(pages[i]), nullptr);
     }
     vunmap(all);
+}
+
+// The page allocator's calls serve from the zone and take its pages back.
+TEST_F(HighmemTest, AllocPageGivesThemOnRequestOnly) {
+    ::page *high = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+    ASSERT_NE(high, nullptr);
+    EXPECT_TRUE(PageHighMem(high));
+    EXPECT_EQ(page_address(high), nullptr);
+    EXPECT_EQ(nr_free_highpages(), kPages - 1);
+    strcpy(static_cast<char *>(kmap(high)), "high");
+    EXPECT_STREQ(static_cast<char *>(page_address(high)), "high");
+    kunmap(high);
+    EXPECT_EQ(page_address(high), nullptr);
+
+    for (auto [gfp, order] : {std::pair<gfp_t, unsigned>{GFP_KERNEL, 0}, {GFP_HIGHUSER, 1}}) {
+        ::page *low = alloc_pages(gfp, order);
+        EXPECT_FALSE(PageHighMem(low));
+        EXPECT_NE(page_address(low), nullptr);
+        __free_pages(low, order);
+    }
+    EXPECT_EQ(alloc_page(GFP_HIGHUSER | __GFP_DMA | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(nr_free_highpages(), kPages - 1);
+
+    EXPECT_EQ(page_ref_count(high), 1);
+    get_page(high);
+    EXPECT_EQ(page_ref_inc_return(high), 3);
+    EXPECT_EQ(compound_head(high), high);
+    EXPECT_EQ(compound_order(high), 0u);
+    EXPECT_TRUE(page_ref_sub_return(high, 1) == 2);
+    put_page(high);
+    EXPECT_EQ(nr_free_highpages(), kPages - 1);
+    __free_page(high);
+    EXPECT_EQ(nr_free_highpages(), kPages);
+
+    pagoda_sysinfo info;
+    si_meminfo(&info);
+    EXPECT_EQ(info.totalhigh, kPages);
+    pagoda_zone_info zone;
+    ASSERT_TRUE(pagoda_zoneinfo(3, &zone));
+    EXPECT_EQ(zone.free, kPages);
+}
+
+TEST_F(HighmemTest, NormalServesWhenTheyAreUsedUp) {
+    std::vector<::page *> all(kPages + 100);
+    EXPECT_EQ(alloc_pages_bulk(GFP_HIGHUSER, all.size(), all.data()), all.size());
+    EXPECT_EQ(std::count_if(all.begin(), all.end(), PageHighMem), kPages);
+    for (size_t i = 0; i < all.size(); i++)
+        memset_page(all[i], 0, static_cast<int>(i), PAGE_SIZE);
+    for (size_t i = 0; i < all.size(); i++) {
+        char last = 0;
+        memcpy_from_page(&last, all[i], PAGE_SIZE - 1, 1);
+        ASSERT_EQ(last, static_cast<char>(i));
+        __free_page(all[i]);
+    }
+    EXPECT_EQ(nr_free_highpages(), kPages);
+}
+
+TEST_F(HighmemTest, SecondFreesOfThePageAllocatorAreReported) {
+    auto end = in_child([] {
+        mutable_options().on_error = error_policy::report;
+        ::page *p = alloc_page(GFP_HIGHUSER);
+        __free_page(p);
+        __free_page(p);
+        put_page(p);
+        ::page *q = alloc_page(GFP_HIGHUSER);
+        __free_pages(q, 1); // not its order
+        EXPECT_EQ(nr_free_highpages(), kPages - 1);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 3u) << end.errors;
+    EXPECT_TRUE(end.said("double free")) << end.errors;
 }
 
 TEST_F(HighmemTest, AForkChildHasAZoneOfItsOwn) {

@@ -5,9 +5,12 @@
 #include "lib/heap.h"
 #include "tests/unit.h"
 
+#include <pagoda/mm.h>
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <vector>
 
 namespace pagoda {
 namespace {
@@ -60,7 +63,45 @@ TEST_F(MemfdTest, PagesOfTheZonesAreNot) {
     EXPECT_FALSE(is_memfd_page(public_page(
         g_pagemap.memmap + (g_space.vmalloc_base + kVmallocSpan - g_space.zone_base) / kPageSize)));
     EXPECT_FALSE(is_memfd_page(nullptr));
+    // What virt_to_page() makes of any address at all.
+    for (uintptr_t at = 0; at < uintptr_t{1} << 47; at += uintptr_t{7} << 30)
+        EXPECT_FALSE(is_memfd_page(virt_to_page(reinterpret_cast<void *>(at))));
     zone_normal().free(first, 1, true, GFP_KERNEL);
+}
+
+// Regions come and go; their struct pages never overlap and begin zeroed.
+TEST_F(MemfdTest, RecordsAreReused) {
+    test::random_numbers random(9);
+    std::vector<memfd_region *> live;
+    uint64_t pages = 0;
+    uint64_t most = 0;
+    for (int i = 0; i < 3000; i++) {
+        if (live.size() < 40 && random.below(2) == 0) {
+            auto count = static_cast<uint32_t>(1 + random.below(100));
+            memfd_region *region = region_create("test", count, false, GFP_KERNEL);
+            ASSERT_NE(region, nullptr);
+            for (uint32_t j = 0; j < count; j++) {
+                ASSERT_FALSE(is_memfd_page(public_page(region->records + j)));
+                ASSERT_EQ(region->records[j].npages | region->records[j].link, 0u);
+                region->records[j].owner = region;
+                region->records[j].npages = region->records[j].link = 77;
+            }
+            live.push_back(region);
+            pages += count;
+            most = std::max(most, pages);
+        } else if (!live.empty()) {
+            std::swap(live[random.below(live.size())], live.back());
+            memfd_region *region = live.back();
+            live.pop_back();
+            for (uint32_t j = 0; j < region->pages; j++)
+                ASSERT_EQ(region->records[j].owner, region);
+            pages -= region->pages;
+            region_put(region, 1);
+        }
+    }
+    for (memfd_region *region : live)
+        region_put(region, 1);
+    EXPECT_LT(g_space.memfd_pages.bytes(), 4 * most * sizeof(page));
 }
 
 TEST_F(MemfdTest, TheLastUserEndsTheRegionAndItsCharge) {

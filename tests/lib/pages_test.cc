@@ -337,6 +337,16 @@ TEST_F(pages, freed_twice_are_reported) {
               SIGABRT);
 }
 
+TEST_F(pages, leave_no_flags_to_their_next_owner) {
+    for (unsigned order : {0u, 3u}) {
+        ::page *p = alloc_pages(GFP_KERNEL, order);
+        unsigned long first = page_to_pfn(p);
+        __free_pages(p, order);
+        for (unsigned long i = 0; i < 1u << order; i++)
+            EXPECT_EQ(page_at(static_cast<uint32_t>(first + i)).flags, 0u);
+    }
+}
+
 TEST_F(pages, of_others_are_not_freed_as_pages) {
     child_end end = reported([] {
         void *object = heap_alloc(100, GFP_KERNEL);

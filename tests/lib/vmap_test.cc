@@ -6,7 +6,9 @@
 #include "lib/thread.h"
 #include "tests/unit.h"
 
+#include <pagoda/mm.h>
 #include <pagoda/share.h>
+#include <pagoda/vmalloc.h>
 
 #include <thread>
 #include <vector>
@@ -96,6 +98,31 @@ TEST_F(VmapTest, AnInaccessiblePageLiesBehind) {
     EXPECT_EQ(in_child([&] { *static_cast<volatile char *>(p + 2 * kPageSize); }).signal(),
               SIGSEGV);
     vunmap(p);
+}
+
+TEST_F(VmapTest, PagesLeadBackToTheRegion) {
+    EXPECT_EQ(page_address(pages_[3]), region_ + 3 * kPageSize);
+    char *p = static_cast<char *>(vmap(pages_.data() + 3, 1, VM_MAP, PAGE_KERNEL));
+    EXPECT_EQ(vmalloc_to_page(p + 9), pages_[3]);
+    EXPECT_EQ(vmalloc_to_page(region_ + 3 * kPageSize), pages_[3]);
+    EXPECT_EQ(vmalloc_to_pfn(p), 0u);
+    EXPECT_FALSE(is_vmalloc_addr(p));
+    vunmap(p);
+    EXPECT_EQ(vmalloc_to_page(p), nullptr);
+}
+
+// What the documents of vmap promise of every page is asked of areas and blocks too.
+TEST_F(VmapTest, PagesOfAreasAreRefusedAloud) {
+    auto end = in_child([] {
+        char *area = static_cast<char *>(vmalloc(2 * kPageSize));
+        ::page *pages[2] = {vmalloc_to_page(area), vmalloc_to_page(area + kPageSize)};
+        EXPECT_NE(pages[1], nullptr);
+        EXPECT_EQ(vmap(pages, 2, VM_MAP, PAGE_KERNEL), nullptr);
+        ::page *low = alloc_page(GFP_HIGHUSER);
+        EXPECT_EQ(vmap(&low, 1, VM_MAP, PAGE_KERNEL), nullptr);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
 }
 
 TEST_F(VmapTest, ReadOnlyMappingsSeeWritesAndRefuseThem) {

@@ -3,6 +3,9 @@
 import os
 import pathlib
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -55,6 +58,38 @@ class Command(unittest.TestCase):
 
     def test_exit_status_is_the_programs(self):
         self.pagoda("run", "--", "sh", "-c", "exit 7", status=7)
+
+    def keeper_of(self, path):
+        """The process that listens there; 0 where none does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            if probe.connect_ex(str(path)) != 0:
+                return 0
+            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return struct.unpack("iii", peer)[0]
+
+    def test_one_keeper_for_a_socket(self):
+        path = self.folder / "socket"
+        keeper = subprocess.Popen([BUILD / "pagoda", "keep", path])
+        self.addCleanup(keeper.wait)
+        self.addCleanup(keeper.kill)
+        while self.keeper_of(path) == 0:
+            self.assertIsNone(keeper.poll())
+        self.assertIn("another keeper", self.pagoda("keep", path, status=2))
+        self.pagoda("keep", "--background", path)
+        self.assertEqual(self.keeper_of(path), keeper.pid)
+        keeper.kill()
+        keeper.wait()
+        self.assertEqual(self.keeper_of(path), 0)
+        self.pagoda("keep", "-b", path)
+        another = self.keeper_of(path)
+        self.assertNotIn(another, (0, keeper.pid))
+        os.kill(another, signal.SIGKILL)
+
+    def test_keep_says_what_it_cannot_do(self):
+        self.assertIn("socket", self.pagoda("keep", status=2))
+        self.assertIn("too long", self.pagoda("keep", "x" * 108, status=2))
+        self.assertIn("too long", self.pagoda("keep", "-b", "x" * 108, status=2))
+        self.assertIn("cannot make", self.pagoda("keep", "/no/such/place", status=127))
 
     def test_another_library(self):
         copy = self.folder / "other.so"

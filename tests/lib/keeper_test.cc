@@ -1,0 +1,74 @@
+#include "lib/keeper.h"
+
+#include "tests/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+namespace pagoda {
+namespace {
+
+class KeeperTest : public ::testing::Test {
+  protected:
+    KeeperTest() { EXPECT_EQ(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends_), 0); }
+    ~KeeperTest() override {
+        close(ends_[0]);
+        if (ends_[1] >= 0)
+            close(ends_[1]);
+    }
+    int ends_[2];
+    keeper_message message_ = {keeper_request::keep, -5, 77, "a key"};
+    keeper_message got_ = {};
+    int fd_ = 0;
+};
+
+TEST_F(KeeperTest, MessagesArriveAsSent) {
+    EXPECT_TRUE(keeper_send(ends_[0], message_, -1));
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), 0);
+    EXPECT_EQ(memcmp(&got_, &message_, sizeof got_), 0);
+    EXPECT_EQ(fd_, -1);
+}
+
+TEST_F(KeeperTest, FilesComeAlong) {
+    int null = open("/dev/null", O_RDONLY);
+    EXPECT_TRUE(keeper_send(ends_[0], message_, null));
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), 0);
+    ASSERT_GE(fd_, 0);
+    EXPECT_NE(fcntl(fd_, F_GETFD) & FD_CLOEXEC, 0);
+    struct stat a;
+    struct stat b;
+    fstat(null, &a);
+    fstat(fd_, &b);
+    EXPECT_EQ(a.st_rdev, b.st_rdev);
+    close(fd_);
+    close(null);
+}
+
+TEST_F(KeeperTest, KeysAlwaysEnd) {
+    memset(message_.key, 'k', sizeof message_.key);
+    EXPECT_TRUE(keeper_send(ends_[0], message_, -1));
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), 0);
+    EXPECT_EQ(strlen(got_.key), sizeof got_.key - 1);
+}
+
+TEST_F(KeeperTest, OddMessagesAndSilenceAreErrors) {
+    EXPECT_EQ(write(ends_[0], "odd", 3), 3);
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), -EPROTO);
+    auto end = test::in_child([this] {
+        int null = open("/dev/null", O_RDONLY);
+        test::limit(RLIMIT_NOFILE, static_cast<uint64_t>(null) + 1);
+        EXPECT_TRUE(keeper_send(ends_[0], message_, null));
+        EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), -EMFILE);
+        EXPECT_EQ(fd_, -1);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    close(ends_[1]);
+    ends_[1] = -1;
+    EXPECT_FALSE(keeper_send(ends_[0], message_, -1)); // and no SIGPIPE
+    EXPECT_EQ(keeper_receive(ends_[0], &got_, &fd_), -EPIPE);
+}
+
+} // namespace
+} // namespace pagoda
