@@ -361,7 +361,9 @@ uint32_t buddy::take_blocks(uint32_t count, uint32_t align, uint32_t *dirty) {
             uint32_t n = 1;
             while (n < count &&
                    (size_t{first} + n + 1) * sizeof(pageblock) <= g_space.pageblocks.bytes() &&
-                   block(first + n).blocks[9] != 0)
+                   block(first + n).blocks[9] != 0 &&
+                   block(first + n).reserved.load(std::memory_order_relaxed) ==
+                       block(first).reserved.load(std::memory_order_relaxed))
                 n++;
             if (n < count)
                 continue;
