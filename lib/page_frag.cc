@@ -1,5 +1,6 @@
 #include "lib/page_frag.h"
 
+#include "hugepage/watermark.h"
 #include "lib/page_ref.h"
 
 namespace pagoda {
@@ -11,10 +12,10 @@ constexpr unsigned kReferences =
 
 bool refill(page_frag_cache *cache, gfp_t gfp) {
     // The large block is a convenience: at most one round of reclaim, no reserve and no report for
-    // it. Unlike the kernel's it may block where the caller may: here that is also what lets the zone
-    // grow.
-    gfp_t easy = (gfp & ~__GFP_NOFAIL) | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY |
-                 __GFP_NOMEMALLOC;
+    // it. Unlike the kernel's it may block where the caller may: here that is also what lets the
+    // zone grow.
+    gfp_t easy =
+        (gfp & ~__GFP_NOFAIL) | __GFP_COMP | __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
     unsigned order = PAGE_FRAG_CACHE_MAX_ORDER;
     uint32_t first = pages_alloc(order, easy);
     if (first == kNoPage) {

@@ -101,8 +101,7 @@ void formatted() {
 }
 
 void caches() {
-    struct kmem_cache *c =
-        have(pagoda_kmem_cache_create("plain", 64, nullptr, SLAB_NO_MERGE));
+    struct kmem_cache *c = have(pagoda_kmem_cache_create("plain", 64, nullptr, SLAB_NO_MERGE));
     struct kmem_cache *debug = have(pagoda_kmem_cache_create(
         "debug", 64, nullptr, SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER));
     struct kmem_cache *typed =
@@ -159,7 +158,8 @@ void groups_and_heaps() {
     pagoda_heap *h = have(pagoda_heap_create("h"));
     pagoda_heap_free(have(pagoda_heap_alloc(h, 100, kFlags)));
     have(pagoda_heap_alloc(h, 1 << 20, kFlags));
-    pagoda_heap_walk(h, [](void *, size_t, void *) {}, nullptr);
+    pagoda_heap_walk(
+        h, [](void *, size_t, void *) {}, nullptr);
     pagoda_heap_destroy(h);
     pagoda_set_failure_hook([](size_t, gfp_t, void *) { return true; }, nullptr);
     need(pagoda_kmalloc(64, kFlags) == nullptr); // with its report
@@ -260,8 +260,8 @@ void user_copies() {
 
 void pools() {
     struct kmem_cache *c = have(pagoda_kmem_cache_create("pool", 64, nullptr, 0));
-    struct mempool *pool = have(
-        pagoda_mempool_create(4, mempool_alloc_slab, mempool_free_slab, c, 64, kFlags, NUMA_NO_NODE));
+    struct mempool *pool = have(pagoda_mempool_create(4, mempool_alloc_slab, mempool_free_slab, c,
+                                                      64, kFlags, NUMA_NO_NODE));
     pagoda_mempool_free(have(pagoda_mempool_alloc(pool, kFlags)), pool);
     pagoda_mempool_free(have(pagoda_mempool_alloc_preallocated(pool)), pool);
     need(pagoda_mempool_resize(pool, 8) == 0);
@@ -288,8 +288,8 @@ void address_pools() {
     }
     struct genpool_data_align align = {256};
     struct genpool_data_fixed fixed = {4096};
-    unsigned long a = pagoda_gen_pool_alloc_algo_owner(
-        pool, 100, pagoda_gen_pool_first_fit_align, &align, nullptr);
+    unsigned long a = pagoda_gen_pool_alloc_algo_owner(pool, 100, pagoda_gen_pool_first_fit_align,
+                                                       &align, nullptr);
     unsigned long f =
         pagoda_gen_pool_alloc_algo_owner(pool, 100, pagoda_gen_pool_fixed_alloc, &fixed, nullptr);
     need(a != 0 && f != 0);
