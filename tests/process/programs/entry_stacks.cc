@@ -1,5 +1,6 @@
 // Every entry point of the library on a stack of 8 KiB with inaccessible pages around it, each
 // scenario in a process of its own: the first use of the heap happens on that stack, too.
+#include <pagoda/cold.h>
 #include <pagoda/genalloc.h>
 #include <pagoda/highmem.h>
 #include <pagoda/memblock.h>
@@ -374,6 +375,22 @@ void scopes_and_shrinkers() {
     pagoda_unregister_oom_notifier(&block);
 }
 
+void cold_memory() {
+    void *p = have(malloc(1 << 20));
+    pagoda_cold(p, 1 << 20);
+    pagoda_pageout(p, 1 << 20);
+    free(p);
+    char socket[] = "/tmp/pagoda-stack-XXXXXX";
+    need(mkdtemp(socket) != nullptr && rmdir(socket) == 0);
+    struct pagoda_store *store = have(pagoda_store_open(socket, nullptr)); // local
+    bool found = true;
+    have(pagoda_store_get(store, "key", 8192, &found));
+    need(!found && pagoda_store_keeper(store) == 0);
+    need(pagoda_store_renew(store) != 0);
+    need(pagoda_store_drop(store, "key") == 0);
+    pagoda_store_close(store);
+}
+
 struct scenario {
     const char *name;
     void (*run)();
@@ -394,6 +411,7 @@ struct scenario {
     {"per_cpu_memory", per_cpu_memory},
     {"boot_stage", boot_stage},
     {"scopes_and_shrinkers", scopes_and_shrinkers},
+    {"cold_memory", cold_memory},
 };
 
 void too_deep() {
