@@ -14,8 +14,8 @@ namespace {
 
 TEST(HotPath, IsOpenInReleaseBuildsUntilSomebodyClosesIt) {
     child_end end = in_child([] {
-        struct kmem_cache *before = kmem_cache_create("before", 64, nullptr, 0);
-        auto hot = [](struct kmem_cache *c) {
+        ::kmem_cache *before = kmem_cache_create("before", 64, nullptr, 0);
+        auto hot = [](::kmem_cache *c) {
             return reinterpret_cast<pagoda::kmem_cache *>(c)->hot_cls;
         };
         EXPECT_EQ(hot_paths_closed(), kDebug);
@@ -28,9 +28,9 @@ TEST(HotPath, IsOpenInReleaseBuildsUntilSomebodyClosesIt) {
         EXPECT_EQ(g_percpu.small_limit, 0u) << "closed for good";
         EXPECT_EQ(g_kernel_api.small_limit, 0u);
         EXPECT_EQ(hot(before), 0);
-        struct kmem_cache *after = kmem_cache_create("after", 128, nullptr, 0);
+        ::kmem_cache *after = kmem_cache_create("after", 128, nullptr, 0);
         EXPECT_EQ(hot(after), 0);
-        for (struct kmem_cache *c : {before, after}) {
+        for (::kmem_cache *c : {before, after}) {
             void *p = kmem_cache_alloc(c, GFP_KERNEL);
             EXPECT_NE(p, nullptr);
             kmem_cache_free(c, p);
