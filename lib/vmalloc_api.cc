@@ -41,9 +41,9 @@ bool allowed(gfp_t gfp) {
 }
 
 void *alloc(size_t size, bool huge, gfp_t gfp) {
-    gfp = current_gfp(gfp);
     if (size == 0 || size > kVmallocSpan / 2 || !allowed(gfp) || !kernel_api_enter(gfp))
         return nullptr;
+    gfp = current_gfp(gfp);
     bool zeroed = false;
     void *p = with_reclaim(gfp, size, [&] {
         slow_path scope;
@@ -118,7 +118,6 @@ PAGODA_EXPORT void *pagoda_vrealloc(const void *address, size_t size, size_t ali
     if (p == nullptr)
         return alloc(size, false, gfp);
     size_t old = vmalloc_size(p);
-    gfp = current_gfp(gfp);
     if (old == 0) {
         slow_path scope;
         report_no_area("vrealloc", p, scope.limit(gfp));
@@ -126,6 +125,7 @@ PAGODA_EXPORT void *pagoda_vrealloc(const void *address, size_t size, size_t ali
     }
     if (size > kVmallocSpan / 2 || !allowed(gfp))
         return nullptr;
+    gfp = current_gfp(gfp);
     if ((gfp & __GFP_ZERO) != 0 && size < old) // what is left of its last page
         memset(static_cast<char *>(p) + size, 0,
                min_of(old, align_up(size, sys::page_size())) - size);
