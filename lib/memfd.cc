@@ -13,12 +13,17 @@ namespace {
 
 uint64_t bytes_of(uint32_t pages) { return uint64_t{pages} << kPageShift; }
 
-void charge(uint32_t pages) {
-    slow_path scope; // what pays takes locks
+// False: that would pass the limit.
+bool charge(uint32_t pages) {
+    slow_path scope; // locks are taken
     zone_normal().pay_for(bytes_of(pages));
+    if (!zone_normal().charge(bytes_of(pages)))
+        return false;
     zone_normal().note_vmalloc(static_cast<int64_t>(bytes_of(pages)), 0);
+    return true;
 }
 void discharge(uint32_t pages) {
+    zone_normal().uncharge(bytes_of(pages));
     zone_normal().note_vmalloc(-static_cast<int64_t>(bytes_of(pages)), 0);
 }
 
@@ -162,7 +167,8 @@ void region_put(memfd_region *region, uint64_t count) {
 }
 
 bool region_reserve(memfd_region *region, uint32_t first, uint32_t count) {
-    charge(count);
+    if (!charge(count))
+        return false;
     if (sys::reserve_in_file(region->fd, region->offset + bytes_of(first), bytes_of(count)) == 0)
         return true;
     discharge(count);

@@ -54,7 +54,7 @@ page *share_find(const char *what, const void *address, size_t size) {
 using namespace pagoda;
 
 PAGODA_EXPORT void *pagoda_share_alloc(size_t size, gfp_t gfp) {
-    gfp = current_gfp(gfp);
+    gfp = current_gfp(gfp) & ~__GFP_NOFAIL; // descriptors may be what is short
     if (size == 0 || size > sys::total_memory() || !kernel_api_enter(gfp) ||
         !gfpflags_allow_blocking(gfp) || t_thread.depth != 0)
         return nullptr; // more than the machine has would end somebody before it failed

@@ -27,7 +27,7 @@ struct page;
 
 /* A region of `size` bytes, rounded up to pages, that reads as zero; page-aligned, an inaccessible
  * page behind it. Takes one file descriptor. NULL when size is 0 or memory, addresses or
- * descriptors are short, or gfp does not allow to block. */
+ * descriptors are short, also with __GFP_NOFAIL, or gfp does not allow to block. */
 void *pagoda_share_alloc(size_t size, gfp_t gfp) __attribute__((malloc, warn_unused_result));
 /* Ends the region's own mapping. Second mappings of it stay as they are, and the memory lives until
  * the last one is gone, in any process. NULL is ignored; an address that is no start of a region is

@@ -1,5 +1,6 @@
 #include "lib/memfd.h"
 
+#include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
@@ -18,7 +19,10 @@ namespace {
 class MemfdTest : public ::testing::Test {
   protected:
     void SetUp() override { ASSERT_TRUE(heap_init()); }
-    void TearDown() override { sys::inject_failures(0, 0); }
+    void TearDown() override {
+        sys::inject_failures(0, 0);
+        mutable_options() = option_values{};
+    }
 
     char *map(const page *first, uint32_t count) {
         long at = sys::reserve_anywhere(count * kPageSize);
@@ -136,9 +140,22 @@ TEST_F(MemfdTest, MemoryIsHadAndGivenBackByThePiece) {
     EXPECT_EQ(p[3 * kPageSize], 'x');
     sys::inject_failures(0, 1);
     EXPECT_FALSE(region_reserve(region, 100, 1));
-    region_release(region, 8, 16);
+    region_release(region, 8, 2);
+    region_release(region, 11, 13);
     region_put(region, 1);
     munmap(p, 16 * kPageSize);
+}
+
+TEST_F(MemfdTest, TheLimitHolds) {
+    mutable_options().limit_bytes = zone_normal().committed() + (8 << 20);
+    EXPECT_EQ(region_create("test", 4096, true, GFP_KERNEL), nullptr);
+    memfd_region *region = region_create("test", 1024, true, GFP_KERNEL);
+    EXPECT_NE(region, nullptr);
+    EXPECT_EQ(region_create("test", 1536, true, GFP_KERNEL), nullptr);
+    region_put(region, 1);
+    region = region_create("test", 1536, true, GFP_KERNEL);
+    EXPECT_NE(region, nullptr);
+    region_put(region, 1);
 }
 
 TEST_F(MemfdTest, ImportsPartsOfFiles) {
