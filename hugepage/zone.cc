@@ -477,7 +477,7 @@ zone_stats zone::stats() {
     lock_guard g(lock_);
     return {present_,
             end_,
-            buddy_.free_pages(),
+            buddy_.free_pages() + reserve_.free_pages(),
             buddy_.dirty_pages(),
             reserve_.free_pages(),
             hugetlb_pages_,

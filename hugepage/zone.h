@@ -32,8 +32,8 @@ struct zone_stats {
     uint64_t present;       // pages that are mapped
     uint64_t spanned;       // pages from the zone's first to its last, holes included
     uint64_t free;          // pages
-    uint64_t dirty;         // free pages that hold memory
-    uint64_t reserved;      // pages in the reserve
+    uint64_t dirty;         // free pages that hold memory, without the reserve's
+    uint64_t reserved;      // free pages in the reserve
     uint64_t hugetlb;       // pages from the hugetlb pool
     uint64_t huge_blocks;   // pageblocks made of transparent huge pages
     uint64_t allocated;     // pages handed out, ever

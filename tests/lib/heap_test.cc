@@ -1,5 +1,6 @@
 #include "tests/unit.h"
 
+#include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
@@ -305,8 +306,9 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
 TEST(heap_limit, is_never_passed) {
     EXPECT_TRUE(succeeded(in_child([] {
         constexpr uint64_t kLimit = 24 << 20;
-        setenv("PAGODA_OPTIONS", "limit=24M", 1);
         ASSERT_TRUE(heap_init());
+        heap_trim(0); // of what the tests before it left
+        mutable_options().limit_bytes = kLimit;
         random_numbers random(1);
         void *blocks[200] = {};
         uint64_t refused = 0;
@@ -342,8 +344,10 @@ TEST(heap_limit, is_never_passed) {
 
 TEST(heap_limit, holds_for_threads_together) {
     EXPECT_TRUE(succeeded(in_child([] {
-        setenv("PAGODA_OPTIONS", "limit=16M,reserve=2M", 1);
         ASSERT_TRUE(heap_init());
+        heap_trim(0);
+        mutable_options().limit_bytes = 16 << 20;
+        EXPECT_TRUE(zone_normal().set_reserve(kDefaultReserve));
         std::atomic<bool> done{false};
         std::atomic<uint64_t> refused{0};
         auto work = [&](uint64_t seed) {
