@@ -17,8 +17,9 @@ constexpr uint64_t watermark_of(uint64_t min_pages, watermark w) {
                                  : min_pages + min_pages / 2;
 }
 
-// Beside flags that may not block, inside the library: no lock wait, but pages that fault when they
-// are touched will do. A handler that calls malloc gets these; GFP_ATOMIC does not.
+// Inside the library only. Beside flags that may not block: no lock wait, but system calls about
+// the pages and faults will do; a handler that calls malloc has this, GFP_ATOMIC has not. Beside
+// flags that may block: the pages need never hold memory.
 inline constexpr gfp_t kGfpMayFault = 1u << 31;
 static_assert(kGfpMayFault > __GFP_BITS_MASK);
 

@@ -326,8 +326,8 @@ uint32_t zone::alloc(uint32_t count, unsigned align_order, gfp_t gfp, page_state
         first = reserve_.alloc(count, align_order, gfp);
         if (first != kNoPage)
             *state = {false, true};
-    } else if (PAGODA_UNLIKELY(keep_backed_.load(std::memory_order_relaxed)) && may_block &&
-               (gfp & kGfpMayFault) == 0 && may_give_back() && !state->backed) {
+    } else if (PAGODA_UNLIKELY(keep_backed_.load(std::memory_order_relaxed)) && !state->backed &&
+               !(may_block && (gfp & kGfpMayFault) != 0)) {
         state->backed = populate(first, count);
     }
     if (PAGODA_UNLIKELY(may_block && wants_restock() && may_give_back()))

@@ -1,5 +1,6 @@
 #include "lib/page_frag.h"
 
+#include "hugepage/watermark.h"
 #include "lib/page_ref.h"
 
 namespace pagoda {
@@ -10,8 +11,9 @@ constexpr unsigned kReferences =
     PAGE_FRAG_CACHE_MAX_SIZE + 1; // a fragment of one byte each, and us
 
 bool refill(page_frag_cache *cache, gfp_t gfp) {
-    // The large block is a convenience: no reclaim, no reserve and no report for it.
-    gfp_t easy = (gfp & ~(__GFP_DIRECT_RECLAIM | __GFP_NOFAIL)) | __GFP_COMP | __GFP_NOWARN |
+    // The large block is a convenience: no growth, no reclaim, no reserve and no report for it.
+    gfp_t easy = (gfpflags_allow_blocking(gfp) ? kGfpMayFault : 0) |
+                 (gfp & ~(__GFP_DIRECT_RECLAIM | __GFP_NOFAIL)) | __GFP_COMP | __GFP_NOWARN |
                  __GFP_NORETRY | __GFP_NOMEMALLOC;
     unsigned order = PAGE_FRAG_CACHE_MAX_ORDER;
     uint32_t first = pages_alloc(order, easy);
