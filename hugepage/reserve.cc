@@ -169,8 +169,8 @@ bool zone::populate(uint32_t first, uint32_t count) {
     size_t bytes = size_t{count} << kPageShift;
     int r = may_give_back() ? sys::populate(at, bytes) : -EINVAL;
     if (r == -EINVAL) {
-        // By hand where the kernel cannot (before 5.14) or no such call is wanted (in a noio scope);
-        // whatever the program writes there stays.
+        // By hand where the kernel cannot (before 5.14) or no such call is wanted (in a noio
+        // scope); whatever the program writes there stays.
         for (size_t i = 0; i < bytes; i += kPageSize)
             __atomic_fetch_or(reinterpret_cast<uint8_t *>(at + i), 0, __ATOMIC_RELAXED);
         return true;
