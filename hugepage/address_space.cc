@@ -1,10 +1,21 @@
 #include "hugepage/address_space.h"
 
 #include "hugepage/sys.h"
+#include "hugepage/zone.h"
+
+#include <errno.h>
 
 namespace pagoda {
 
 address_space g_space;
+
+// By hand where the kernel cannot (before 5.14) or no such call is wanted (in a noio scope).
+static void back(uintptr_t at, size_t len) {
+    if (may_give_back() && sys::populate(at, len) != -EINVAL)
+        return;
+    for (size_t i = 0; i < len; i += kPageSize)
+        __atomic_fetch_or(reinterpret_cast<uint8_t *>(at + i), 0, __ATOMIC_RELAXED);
+}
 
 bool window::open(uintptr_t base, size_t limit, size_t bytes, const char *name) {
     bytes = align_up(bytes, sys::page_size());
@@ -38,7 +49,7 @@ bool window::reach(size_t bytes) {
     for (size_t grow : {step, need}) {
         if (sys::extend(base_ + bytes_, grow) == 0 || sys::map_at(base_ + bytes_, grow) == 0) {
             if (populated_)
-                sys::populate(base_ + bytes_, grow);
+                back(base_ + bytes_, grow);
             bytes_ += grow;
             return true;
         }
@@ -48,7 +59,7 @@ bool window::reach(size_t bytes) {
 
 void window::keep_populated() {
     populated_ = true;
-    sys::populate(base_, bytes_);
+    back(base_, bytes_);
 }
 
 bool window::reach_if_easy(size_t bytes) {

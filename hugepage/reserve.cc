@@ -167,8 +167,10 @@ void zone::keep_backed() {
 bool zone::populate(uint32_t first, uint32_t count) {
     uintptr_t at = reinterpret_cast<uintptr_t>(page_address(first));
     size_t bytes = size_t{count} << kPageShift;
-    int r = sys::populate(at, bytes);
-    if (r == -EINVAL) { // before Linux 5.14: by hand, and whatever the program writes there stays
+    int r = may_give_back() ? sys::populate(at, bytes) : -EINVAL;
+    if (r == -EINVAL) {
+        // By hand where the kernel cannot (before 5.14) or no such call is wanted (in a noio
+        // scope); whatever the program writes there stays.
         for (size_t i = 0; i < bytes; i += kPageSize)
             __atomic_fetch_or(reinterpret_cast<uint8_t *>(at + i), 0, __ATOMIC_RELAXED);
         return true;

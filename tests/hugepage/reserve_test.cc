@@ -59,7 +59,6 @@ TEST(ReserveTest, HoldsMemoryInWholePageblocks) {
     });
 }
 
-// Each kind of flags at each fill level: what it leaves, and that the page comes back here.
 TEST(ReserveTest, IsNoPartOfALargerPieceBesideIt) {
     with_reserve(kPageblockSize, [](zone &z) {
         for (int i = 0; i < 20; i++) {
@@ -75,6 +74,7 @@ TEST(ReserveTest, IsNoPartOfALargerPieceBesideIt) {
     });
 }
 
+// Each kind of flags at each fill level: what it leaves, and that the page comes back here.
 TEST(ReserveTest, IsSharedOutByTheTable) {
     const gfp_t kinds[] = {GFP_NOWAIT,
                            GFP_ATOMIC,
