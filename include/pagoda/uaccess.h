@@ -2,7 +2,7 @@
  * memory is memory whose address the caller does not trust, in this process; there is no second
  * address space. An address that is not mapped, or not mapped for this access, ends the copy
  * instead of the process. No signal handler is installed: the system's own checked copy
- * (process_vm_readv) does it, at the price of one system call, about half a microsecond, each.
+ * (process_vm_readv) does it, at the price of system calls: 1.8 microseconds for 64 bytes in a VM.
  *
  * The trusted side is the caller's own and must be valid, as in the kernel.
  *
