@@ -272,9 +272,9 @@ uint32_t zone::alloc_blocking(uint32_t count, unsigned align_order, unsigned ord
                               page_state *state) {
     uint64_t bytes = uint64_t{count} << kPageShift;
     // What taking turns from clean to dirty or used, at most.
-    uint64_t most = align_order == 0 && count <= kPageblockPages ? count
-                    : order <= kPageblockOrder                   ? uint64_t{1} << order
-                                                                 : align_up(count, kPageblockPages);
+    // A block's tail goes back as dirty where a part of the block was.
+    uint64_t most =
+        order <= kPageblockOrder ? uint64_t{1} << order : align_up(count, kPageblockPages);
     lock_.lock();
     finish_frees_locked();
     uint32_t first = kNoPage;
