@@ -391,6 +391,11 @@ bool buddy::would_break_clean(unsigned order) const {
     return heads_[9][0] == 0 && heads_[9][1] != 0;
 }
 
+void buddy::note_isolated(pageblock &b, int32_t clean) {
+    b.isolated_clean = static_cast<uint16_t>(b.isolated_clean + clean);
+    isolated_clean_ += static_cast<uint64_t>(int64_t{clean});
+}
+
 bool buddy::isolate_dirty(uint32_t *out) {
     if (filled_[kDirtyList] != 0) {
         unsigned bucket = static_cast<unsigned>(__builtin_ctzll(filled_[kDirtyList]));
@@ -408,7 +413,8 @@ bool buddy::isolate_dirty(uint32_t *out) {
             (void)found;
             mark(b, order, node, false);
             uint32_t offset = (node << order) - kPageblockPages;
-            take_pages(b, offset, 1u << order);
+            uint32_t dirty = take_pages(b, offset, 1u << order);
+            note_isolated(b, (1u << order) - dirty);
             for_words(offset, 1u << order,
                       [&](uint32_t w, uint64_t mask) { b.isolated[w] |= mask; });
             at = offset + (1u << order);
@@ -429,6 +435,7 @@ bool buddy::isolate_clean(uint32_t *out) {
         *out = at - 1;
         mark(b, kPageblockOrder, 1, false);
         take_pages(b, 0, kPageblockPages);
+        note_isolated(b, kPageblockPages);
         __builtin_memset(b.isolated, 0xff, sizeof b.isolated);
         link_isolated(*out);
         return true;
@@ -453,12 +460,14 @@ void buddy::unlink_isolated(uint32_t number) {
 
 void buddy::forget_isolated(uint32_t number) {
     unlink_isolated(number);
+    note_isolated(block(number), -int32_t{block(number).isolated_clean});
     __builtin_memset(block(number).isolated, 0, sizeof block(number).isolated);
 }
 
 void buddy::unisolate(uint32_t number, bool dirty) {
     pageblock &b = block(number);
     unlink_isolated(number);
+    note_isolated(b, -int32_t{b.isolated_clean});
     uint64_t pages[8];
     __builtin_memcpy(pages, b.isolated, sizeof pages);
     __builtin_memset(b.isolated, 0, sizeof b.isolated);

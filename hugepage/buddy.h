@@ -18,12 +18,13 @@ struct pageblock {
     uint64_t isolated[8]; // pages out with a purge
     uint32_t next[13];    // by list (see `buddy`); pageblock number + 1, 0 = end
     uint32_t prev[13];
-    uint16_t blocks[10];    // free blocks per order
-    uint16_t nfree;         // pages
-    uint16_t ndirty;        // pages, among the free ones
-    uint16_t longest;       // run of free pages
-    uint16_t longest_dirty; // run of dirty ones
-    uint8_t bucket[13];     // bucket of each list the block is in + 1, 0 = none
+    uint16_t blocks[10];     // free blocks per order
+    uint16_t nfree;          // pages
+    uint16_t ndirty;         // pages, among the free ones
+    uint16_t longest;        // run of free pages
+    uint16_t longest_dirty;  // run of dirty ones
+    uint16_t isolated_clean; // isolated pages that hold no memory
+    uint8_t bucket[13];      // bucket of each list the block is in + 1, 0 = none
     uint8_t flags;
     uint32_t pins;      // > 0: mapped for DMA; never purged
     uint32_t purged_at; // ms; 0 = never
@@ -85,6 +86,8 @@ class buddy {
 
     uint64_t free_pages() const { return free_pages_; }
     uint64_t dirty_pages() const { return dirty_pages_; }
+    // Isolated pages that held no memory when they were.
+    uint64_t isolated_clean_pages() const { return isolated_clean_; }
     uint64_t free_blocks(unsigned order) const { return total_blocks_[order]; }
     pageblock &block(uint32_t number) const { return g_space.pageblocks.as<pageblock>()[number]; }
 
@@ -109,6 +112,7 @@ class buddy {
     uint32_t take_run(unsigned list, unsigned last_bucket, uint32_t count, uint32_t *dirty);
     uint32_t take_pages(pageblock &b, uint32_t offset, uint32_t count);
     void relist(uint32_t number);
+    void note_isolated(pageblock &b, int32_t clean);
     void link_isolated(uint32_t number);
     void unlink_isolated(uint32_t number);
     void link(uint32_t number, unsigned list, unsigned bucket);
@@ -121,6 +125,7 @@ class buddy {
     uint64_t filled_[kLists] = {}; // buckets with pageblocks
     uint64_t free_pages_ = 0;
     uint64_t dirty_pages_ = 0;
+    uint64_t isolated_clean_ = 0;
     uint64_t total_blocks_[10] = {};
     uint32_t isolated_head_ = 0;
 };

@@ -102,8 +102,8 @@ uint64_t zone::limit_bound(uint64_t wanted) const {
 // it, so that the sum is right wherever a decision is made.
 
 uint64_t zone::committed_locked() const {
-    return ((present_ - buddy_.free_pages() + buddy_.dirty_pages()) << kPageShift) +
-           areas_.load(std::memory_order_relaxed);
+    uint64_t clean = buddy_.free_pages() - buddy_.dirty_pages() + buddy_.isolated_clean_pages();
+    return ((present_ - clean) << kPageShift) + areas_.load(std::memory_order_relaxed);
 }
 
 uint64_t zone::committed() {

@@ -174,17 +174,21 @@ PAGODA_EXPORT ::kmem_cache *pagoda_kmem_cache_create(const char *name, unsigned 
                                                      const kmem_cache_args *args,
                                                      slab_flags_t flags) {
     const kmem_cache_args none = {};
+    const kmem_cache_args &a = args != nullptr ? *args : none;
+    const char *why = cache_fault(name, size, a, flags);
     kmem_cache *c = nullptr;
-    if (kernel_api_enter(GFP_KERNEL))
-        c = with_reclaim(GFP_KERNEL, sizeof(kmem_cache), [&] {
-            return cache_create(name, size, args != nullptr ? *args : none, flags);
-        });
-    if (c == nullptr && (flags & SLAB_PANIC) != 0) {
-        text_buffer<160> t;
-        t << "kmem_cache_create " << (name != nullptr ? name : "(null)") << ": SLAB_PANIC";
+    if (why == nullptr && kernel_api_enter(GFP_KERNEL))
+        c = with_reclaim(GFP_KERNEL, sizeof(kmem_cache),
+                         [&] { return cache_create(name, size, a, flags); });
+    if (c == nullptr) {
+        text_buffer<256> t;
+        t << "kmem_cache_create " << (name != nullptr ? name : "(null)") << ": refused, "
+          << (why != nullptr ? why : "memory is short");
+        t << ((flags & SLAB_PANIC) != 0 ? " (SLAB_PANIC)" : "");
         warn(t);
-        sys::abort_process();
     }
+    if (c == nullptr && (flags & SLAB_PANIC) != 0)
+        sys::abort_process();
     return reinterpret_cast<::kmem_cache *>(c);
 }
 

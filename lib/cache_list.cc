@@ -33,33 +33,6 @@ constexpr slab_flags_t kMergeSame =
 mutex list_lock{lock_rank::caches};
 kmem_cache *first_shared = nullptr;
 
-// What is wrong with the arguments; NULL: nothing.
-const char *fault(const char *name, uint32_t size, const kmem_cache_args &a, slab_flags_t flags) {
-    if (name == nullptr || name[0] == 0)
-        return "it has no name";
-    if (strchr(name, ' ') != nullptr)
-        return "its name has a space";
-    if (size == 0 || size > KMALLOC_MAX_SIZE)
-        return "its objects are empty or larger than KMALLOC_MAX_SIZE";
-    if (a.align != 0 && (!is_power_of_two(a.align) || a.align > kPageblockSize))
-        return "its alignment is no power of two up to 2 MiB";
-    if (a.sheaf_capacity > class_capacity(0))
-        return "its sheaf_capacity is above 127";
-    if (a.use_freeptr_offset && ((flags & SLAB_TYPESAFE_BY_RCU) == 0 || a.ctor != nullptr))
-        return "it has a freeptr_offset without SLAB_TYPESAFE_BY_RCU, or with a ctor";
-    if (a.usersize > size || a.useroffset > size - a.usersize)
-        return "its user region reaches beyond the object";
-    if ((flags & ~kKnownFlags) != 0)
-        return "it has flags that do not exist";
-    return nullptr;
-}
-
-void refuse(const char *name, const char *why) {
-    text_buffer<256> t;
-    t << "kmem_cache_create " << (name != nullptr ? name : "(null)") << ": refused, " << why;
-    warn(t);
-}
-
 bool mergeable(const cache_traits &t) {
     return (t.flags & kNeverMerged) == 0 && t.ctor == nullptr && t.dtor == nullptr;
 }
@@ -118,6 +91,27 @@ void report_left(const kmem_cache &c, uint64_t left) {
 
 mutex &caches_list_lock() { return list_lock; }
 kmem_cache *first_shared_cache() { return first_shared; }
+
+const char *cache_fault(const char *name, uint32_t size, const kmem_cache_args &a,
+                        slab_flags_t flags) {
+    if (name == nullptr || name[0] == 0)
+        return "it has no name";
+    if (strchr(name, ' ') != nullptr)
+        return "its name has a space";
+    if (size == 0 || size > KMALLOC_MAX_SIZE)
+        return "its objects are empty or larger than KMALLOC_MAX_SIZE";
+    if (a.align != 0 && (!is_power_of_two(a.align) || a.align > kPageblockSize))
+        return "its alignment is no power of two up to 2 MiB";
+    if (a.sheaf_capacity > class_capacity(0))
+        return "its sheaf_capacity is above 127";
+    if (a.use_freeptr_offset && ((flags & SLAB_TYPESAFE_BY_RCU) == 0 || a.ctor != nullptr))
+        return "it has a freeptr_offset without SLAB_TYPESAFE_BY_RCU, or with a ctor";
+    if (a.usersize > size || a.useroffset > size - a.usersize)
+        return "its user region reaches beyond the object";
+    if ((flags & ~kKnownFlags) != 0)
+        return "it has flags that do not exist";
+    return nullptr;
+}
 
 uint32_t cache_alignment(slab_flags_t flags, uint32_t align, uint32_t size) {
     if ((flags & SLAB_HWCACHE_ALIGN) != 0) {
@@ -202,10 +196,6 @@ void forget(kmem_cache *c) {
 
 kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
                          slab_flags_t flags) {
-    if (const char *why = fault(name, size, args, flags)) {
-        refuse(name, why);
-        return nullptr;
-    }
     return create(name, size, args, flags, false);
 }
 

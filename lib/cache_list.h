@@ -9,7 +9,10 @@ namespace pagoda {
 // SLAB_HWCACHE_ALIGN a cache line, halved while two objects fit into it.
 uint32_t cache_alignment(slab_flags_t flags, uint32_t align, uint32_t size);
 
-// Contracts in pagoda/slab.h.
+// Contracts in pagoda/slab.h. What is wrong with the arguments of cache_create(); NULL: nothing.
+const char *cache_fault(const char *name, uint32_t size, const kmem_cache_args &args,
+                        slab_flags_t flags);
+// With arguments that are right; NULL when memory is short.
 kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args &args,
                          slab_flags_t flags);
 // The same for a part of something larger: never shared, and without sheaves, so that all its

@@ -61,7 +61,9 @@ named_set *internal(pagoda_heap *h) { return reinterpret_cast<named_set *>(h); }
 PAGODA_EXPORT kmem_buckets *pagoda_kmem_buckets_create(const char *name, slab_flags_t flags,
                                                        unsigned int, unsigned int,
                                                        void (*ctor)(void *)) {
-    named_set *s = create_set(name);
+    kmem_cache_args args = {};
+    args.ctor = ctor;
+    named_set *s = cache_fault(name, 8, args, flags) == nullptr ? create_set(name) : nullptr;
     if (s != nullptr) {
         s->flags = flags;
         s->ctor = ctor;

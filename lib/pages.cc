@@ -89,8 +89,8 @@ uint32_t take_uncharged(uint32_t pages, unsigned align_order, gfp_t gfp, bool on
     if (!kernel_api_enter(gfp) || !zone_allowed(gfp))
         return kNoPage;
     struct piece {
-        uint32_t first;
-        bool zeroed;
+        uint32_t first = kNoPage;
+        bool zeroed = false;
         explicit operator bool() const { return first != kNoPage; }
     };
     auto attempt = [=]() -> piece {

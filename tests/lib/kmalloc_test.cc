@@ -3,6 +3,7 @@
 #include "hugepage/options.h"
 #include "hugepage/page.h"
 #include "lib/heap.h"
+#include "lib/hot_path.h"
 #include "lib/kernel_api.h"
 #include "lib/vmalloc.h"
 #include "tests/unit.h"
@@ -133,8 +134,9 @@ TEST(Kmalloc, ZeroedMemoryIsZeroToTheEndOfItsBucket) {
 
 TEST(Kmalloc, InitOnAllocClearsWhatNobodyAskedToClear) {
     child_end end = in_child([] {
-        mutable_options().init_on_alloc = true;
         heap_init();
+        mutable_options().init_on_alloc = true;
+        hot_paths_close(); // as the initialisation does with this option
         struct kmem_cache *cache = kmem_cache_create("cleared", 100, nullptr, 0);
         for (size_t size = 1; size < 200000; size += 1 + size / 3) {
             void *p = kmalloc(size, GFP_KERNEL);

@@ -22,7 +22,7 @@ class SlabCache : public ::testing::Test {
         ASSERT_NE(cache_, nullptr);
     }
     void TearDown() override { cache_drop(cache_); }
-    kmem_cache *cache_ = nullptr;
+    pagoda::kmem_cache *cache_ = nullptr;
 };
 
 TEST_F(SlabCache, GivesObjectsOutInAscendingOrderAndTakesThemBack) {
@@ -46,7 +46,9 @@ TEST_F(SlabCache, AFreeWaitsForNobodyAndIsMergedByTheNextHolder) {
     cache_->lock.lock(); // a holder that does not come back
     std::thread([&] { give_to_slabs(*cache_, objects, got, GFP_KERNEL); }).join();
     EXPECT_EQ(cache_->in_use, got) << "not merged yet";
-    EXPECT_TRUE(slab_is_free(slab_find(cache_->info, objects[0])));
+    slab_position at = slab_find(cache_->info, objects[0]);
+    ASSERT_NE(at.slab, nullptr);
+    EXPECT_TRUE(slab_is_free(at));
     void *one = nullptr;
     std::thread([&] {
         EXPECT_EQ(take_from_slabs(*cache_, &one, 1, GFP_ATOMIC), 0u) << "nor does an allocation";
