@@ -43,6 +43,14 @@ constexpr unsigned order_of(uint64_t pages) {
     return pages <= 1 ? 0 : 64 - static_cast<unsigned>(__builtin_clzll(pages - 1));
 }
 
+// Bits that are set. In line: the compiler's own is a function of libgcc's, far from ours.
+constexpr uint32_t count_bits(uint64_t x) {
+    x -= x >> 1 & 0x5555555555555555;
+    x = (x & 0x3333333333333333) + (x >> 2 & 0x3333333333333333);
+    return static_cast<uint32_t>(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0f) * 0x0101010101010101 >> 56);
+}
+static_assert(count_bits(0) == 0 && count_bits(~uint64_t{0}) == 64 && count_bits(0x8421) == 4);
+
 constexpr unsigned log2_floor(uint64_t x) { return 63 - static_cast<unsigned>(__builtin_clzll(x)); }
 
 // Ends the process with a line that names the broken invariant; never returns.

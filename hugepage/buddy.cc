@@ -314,7 +314,7 @@ uint32_t buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count) {
     uint32_t around = run_around(b.pages, offset, count);
     for_words(offset, count, [&](uint32_t w, uint64_t mask) {
         b.pages[w] &= ~mask;
-        dirty += static_cast<uint32_t>(__builtin_popcountll(b.dirty[w] & mask));
+        dirty += count_bits(b.dirty[w] & mask);
         b.dirty[w] &= ~mask;
     });
     b.nfree = static_cast<uint16_t>(b.nfree - count);
@@ -506,12 +506,12 @@ bool buddy::consistent(uint32_t blocks, bool reserved) const {
         }
         uint32_t listed = 0;
         for (uint64_t w : b.pages)
-            listed += static_cast<uint32_t>(__builtin_popcountll(w));
+            listed += count_bits(w);
         if (listed != pages)
             return false;
         uint32_t marked = 0;
         for (uint64_t w : b.dirty)
-            marked += static_cast<uint32_t>(__builtin_popcountll(w));
+            marked += count_bits(w);
         if (pages != b.nfree || marked != b.ndirty || marked > pages)
             return false;
         if (b.longest != longest_run(b.pages) || b.longest_dirty != longest_run(b.dirty))

@@ -29,7 +29,12 @@ enum class lock_rank : uint8_t {
 
 class mutex {
   public:
+#if PAGODA_DEBUG
     constexpr explicit mutex(lock_rank rank) : rank_(rank) {}
+#else
+    constexpr explicit mutex(lock_rank) {
+    } // all zeros: what holds it costs no page until it is used
+#endif
     mutex(const mutex &) = delete;
     mutex &operator=(const mutex &) = delete;
 
@@ -81,7 +86,9 @@ class mutex {
 #endif
 
     std::atomic<uint32_t> state_{0}; // 0 free, 1 held, 2 held and somebody sleeps
+#if PAGODA_DEBUG
     lock_rank rank_;
+#endif
 };
 
 class lock_guard {

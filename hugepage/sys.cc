@@ -230,7 +230,7 @@ bool single_node() {
         return r == -ENOSYS; // a kernel without NUMA has one node
     int count = 0;
     for (unsigned long w : nodes)
-        count += __builtin_popcountl(w);
+        count += count_bits(w);
     return count <= 1;
 }
 

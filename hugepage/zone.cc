@@ -35,8 +35,8 @@ bool zones_init() {
     g_pagemap.base = g_space.zone_base;
     g_pagemap.page_class = g_space.page_class.as<uint8_t>();
     g_pagemap.memmap = g_space.memmap.as<page>();
-    zone_normal().set_limits(read_memory_limits());
-    zone_normal().start(); // at a limit the first allocation tries again
+    zone_normal().set_limits(read_memory_limits()); // no other zone grows
+    zone_normal().start();                          // at a limit the first allocation tries again
     return true;
 }
 

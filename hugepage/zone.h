@@ -217,8 +217,9 @@ class zone {
     std::atomic<uint64_t> bonus_{0};
     std::atomic<uint64_t> bonus_second_{0};
     std::atomic<bool> tight_{false}; // addresses are short: what is purged is unmapped
-    uint64_t bonus_cap_ = kDirtyCap;
-    uint64_t limit_ = kNoLimit; // bytes of memory or addresses that all of this may take
+    // By set_limits(); zero before, so that the zones are of zeros and cost no page of the file.
+    uint64_t bonus_cap_ = 0;
+    uint64_t limit_ = 0; // bytes of memory or addresses that all of this may take
     std::atomic<uint64_t> purge_pause_until_{0}; // ms: the kernel refused (mlocked memory)
     void (*reclaim_)() = nullptr;
     uint64_t (*purge_areas_)(uint64_t keep) = nullptr;

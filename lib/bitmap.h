@@ -67,7 +67,7 @@ inline size_t change(unsigned long *map, size_t from, size_t count, bool set) {
                 return done;
         } while (!__atomic_compare_exchange_n(word, &old, old ^ mask, true, __ATOMIC_ACQ_REL,
                                               __ATOMIC_RELAXED));
-        done += static_cast<size_t>(__builtin_popcountl(mask));
+        done += count_bits(mask);
     }
     return done;
 }

@@ -19,7 +19,7 @@ struct memblock {
     range_list areas; // all that was set aside
     range_list memory;
     range_list reserved;
-    uint64_t limit = ~uint64_t{0};
+    uint64_t below_top = 0;      // of the current limit: all is zero while nothing is used
     uint64_t unmanaged_base = 0; // what mem= leaves to the program
     uint64_t unmanaged_size = 0;
     bool bottom_up = false;
@@ -290,7 +290,7 @@ PAGODA_EXPORT phys_addr_t pagoda_memblock_phys_alloc(phys_addr_t size, phys_addr
         report_closed("memblock_phys_alloc", size);
         return 0;
     }
-    return take(size, align, min, max == MEMBLOCK_ALLOC_ACCESSIBLE ? boot.limit : max);
+    return take(size, align, min, max == MEMBLOCK_ALLOC_ACCESSIBLE ? ~boot.below_top : max);
 }
 
 PAGODA_EXPORT void *pagoda_memblock_alloc(phys_addr_t size, phys_addr_t align, phys_addr_t min,
@@ -299,7 +299,7 @@ PAGODA_EXPORT void *pagoda_memblock_alloc(phys_addr_t size, phys_addr_t align, p
         report_closed("memblock_alloc", size);
         return nullptr;
     }
-    max = max == MEMBLOCK_ALLOC_ACCESSIBLE ? boot.limit : min_of(max, boot.limit);
+    max = max == MEMBLOCK_ALLOC_ACCESSIBLE ? ~boot.below_top : min_of(max, ~boot.below_top);
     uint64_t at = take(size, align, min, max);
     if (at == 0 && min != 0)
         at = take(size, align, 0, max);
@@ -337,7 +337,9 @@ PAGODA_EXPORT int pagoda_memblock_free_late(phys_addr_t base, phys_addr_t size) 
     return 0;
 }
 
-PAGODA_EXPORT phys_addr_t pagoda_memblock_current_limit() { return boot.limit; }
-PAGODA_EXPORT void pagoda_memblock_set_current_limit(phys_addr_t limit) { boot.limit = limit; }
+PAGODA_EXPORT phys_addr_t pagoda_memblock_current_limit() { return ~boot.below_top; }
+PAGODA_EXPORT void pagoda_memblock_set_current_limit(phys_addr_t limit) {
+    boot.below_top = ~uint64_t{limit};
+}
 PAGODA_EXPORT bool pagoda_memblock_bottom_up() { return boot.bottom_up; }
 PAGODA_EXPORT void pagoda_memblock_set_bottom_up(bool bottom_up) { boot.bottom_up = bottom_up; }

@@ -49,7 +49,7 @@ bool order_allowed(unsigned order, gfp_t gfp) {
 
 bool zone_allowed(gfp_t gfp) {
     static std::atomic<bool> said{false};
-    if (__builtin_popcount(gfp & (__GFP_DMA | __GFP_DMA32 | __GFP_HIGHMEM)) <= 1)
+    if (count_bits(gfp & (__GFP_DMA | __GFP_DMA32 | __GFP_HIGHMEM)) <= 1)
         return true;
     warn_once(said, gfp, "pages of two zones at once were asked for: NULL");
     return false;

@@ -11,9 +11,9 @@ static uint64_t end_of(uint64_t base, uint64_t size) {
 }
 
 bool range_list::reach(size_t count) {
-    if (PAGODA_LIKELY(count <= capacity_))
+    if (PAGODA_LIKELY(count <= capacity()))
         return true;
-    size_t capacity = capacity_;
+    size_t capacity = this->capacity();
     while (capacity < count)
         capacity *= 2;
     auto *bigger =
@@ -23,7 +23,7 @@ bool range_list::reach(size_t count) {
     memcpy(bigger, array(), count_ * sizeof(address_range));
     heap_free(more_, GFP_KERNEL);
     more_ = bigger;
-    capacity_ = capacity;
+    more_capacity_ = capacity;
     return true;
 }
 

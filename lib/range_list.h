@@ -42,9 +42,10 @@ class range_list {
     void split(uint64_t address);
     void merge();
 
+    size_t capacity() const { return more_ != nullptr ? more_capacity_ : kFirst; }
     address_range first_[kFirst] = {};
     address_range *more_ = nullptr; // instead, once there were more than kFirst
-    size_t capacity_ = kFirst;
+    size_t more_capacity_ = 0;
     size_t count_ = 0;
 };
 

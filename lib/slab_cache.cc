@@ -25,7 +25,7 @@ void merge_late(kmem_cache &c) {
                 report_double_free(c, s, w * 64 + static_cast<uint32_t>(__builtin_ctzll(twice)));
             bits &= ~twice;
             s->free_map()[w] |= bits;
-            uint32_t n = static_cast<uint32_t>(__builtin_popcountll(bits));
+            uint32_t n = count_bits(bits);
             s->in_use = static_cast<uint16_t>(s->in_use - n);
             c.in_use -= n;
         }
@@ -136,7 +136,7 @@ void apply(kmem_cache &c, const pending_bits &p) {
         report_double_free(c, p.s, p.word * 64 + static_cast<uint32_t>(__builtin_ctzll(t)));
     uint64_t bits = p.bits & ~twice;
     map |= bits;
-    uint32_t n = static_cast<uint32_t>(__builtin_popcountll(bits));
+    uint32_t n = count_bits(bits);
     p.s->in_use = static_cast<uint16_t>(p.s->in_use - n);
     c.in_use -= n;
     if (n != 0) {

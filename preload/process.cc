@@ -106,7 +106,8 @@ __attribute__((constructor(101))) void process_start(int, char **, char **enviro
 __attribute__((constructor(101))) void process_start() {
 #endif
     heap_init();
-    boot_start();
+    if (PAGODA_UNLIKELY(options().boot_bytes != 0 || options().contig_bytes != 0))
+        boot_start();
     own_pid = sys::pid();
     heap_set_foreign_free(free_by_other_copy);
     join_first_copy();
