@@ -2,6 +2,7 @@
 
 #include "hugepage/meta.h"
 #include "lib/cache_list.h"
+#include "lib/debug_marks.h"
 #include "lib/heap.h"
 #include "lib/kernel_api.h"
 #include "lib/page_run.h"
@@ -53,6 +54,8 @@ void *accounted_run(size_t size, gfp_t gfp) {
         group_uncharge(g, uint64_t{pages} << kPageShift);
     else if ((gfp & __GFP_ZERO) != 0 && !zeroed)
         memset(p, 0, size_t{pages} << kPageShift);
+    if (kDebug && p != nullptr)
+        PAGODA_INVARIANT(debug_mark_held(p));
     return p;
 }
 

@@ -2,9 +2,10 @@
 
 #include "hugepage/zone.h"
 #include "lib/debug_layout.h"
-#include "lib/heap.h"
 #include "lib/misuse.h"
 #include "lib/rcu.h"
+
+#include <string.h>
 
 namespace pagoda {
 namespace {
@@ -76,7 +77,8 @@ void for_each_object(const kmem_cache &c, const slab *s, void (*fn)(void *)) {
 void destroy(kmem_cache &c, slab *s) {
     if (c.traits != nullptr && c.traits->dtor != nullptr)
         for_each_object(c, s, c.traits->dtor);
-    heap_free(s->owners, GFP_KERNEL);
+    if (s->owners != nullptr)
+        cache_free(class_for_size(sizeof(group *) * s->objects), s->owners, GFP_KERNEL);
     slab_destroy(s, c.info);
 }
 
@@ -105,12 +107,13 @@ slab *create(kmem_cache &c, gfp_t gfp, bool populate) {
         return nullptr;
     s->cache = &c;
     if (c.traits != nullptr && (c.traits->flags & SLAB_ACCOUNT) != 0) {
-        s->owners =
-            static_cast<group **>(heap_alloc(sizeof(group *) * s->objects, gfp | __GFP_ZERO));
+        size_t bytes = sizeof(group *) * s->objects;
+        s->owners = static_cast<group **>(cache_alloc(class_for_size(bytes), gfp));
         if (s->owners == nullptr) {
             slab_destroy(s, c.info);
             return nullptr;
         }
+        memset(s->owners, 0, bytes);
     }
     if (c.traits != nullptr && (c.traits->flags & kDebugFlags) != 0)
         for (uint32_t i = 0; i < s->objects; i++)
