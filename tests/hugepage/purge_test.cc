@@ -15,7 +15,6 @@ namespace {
 
 using test::in_child;
 using test::random_numbers;
-using test::resident;
 using test::succeeded;
 
 template <class F> void in_fresh_zone(F body) {

@@ -346,14 +346,16 @@ TEST_IN_CHILD(reserved_pages_can_be_freed_late) {
     EXPECT_TRUE(zone_normal().consistent());
 }
 
+void ask_for_too_much() {
+    ASSERT_EQ(pagoda_boot_reserve(2 * kMiB), 0);
+    EXPECT_NE(memblock_alloc_or_panic(4096, 64), nullptr);
+    static_cast<void>(memblock_alloc_or_panic(2 * kMiB, 64));
+}
+
 TEST(memblock, or_panic_names_its_caller) {
-    child_end end = in_child([] {
-        ASSERT_EQ(pagoda_boot_reserve(2 * kMiB), 0);
-        EXPECT_NE(memblock_alloc_or_panic(4096, 64), nullptr);
-        static_cast<void>(memblock_alloc_or_panic(2 * kMiB, 64));
-    });
+    child_end end = in_child(ask_for_too_much);
     EXPECT_EQ(end.signal(), SIGABRT);
-    EXPECT_TRUE(end.said("operator(): there are no 2097152 bytes for the boot stage"))
+    EXPECT_TRUE(end.said("ask_for_too_much: there are no 2097152 bytes for the boot stage"))
         << end.errors;
 }
 

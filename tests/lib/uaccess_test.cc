@@ -22,7 +22,7 @@ using test::random_numbers;
 using test::succeeded;
 
 // From now on these calls fail with `error` in this process.
-void refuse(std::vector<int> calls, int error) {
+void refuse(const std::vector<int> &calls, int error) {
     std::vector<sock_filter> program;
     program.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
     for (int nr : calls) {

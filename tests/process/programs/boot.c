@@ -51,6 +51,7 @@ int main(int argc, char **argv) {
     }
     unsigned cpu;
     unsigned long sum = 0;
+    // NOLINTNEXTLINE(bugprone-branch-clone): the macro's types
     for_each_possible_cpu(cpu) { sum += *per_cpu_ptr(counter, cpu); }
     CHECK_EQ(sum, 100);
     free_percpu(counter);
