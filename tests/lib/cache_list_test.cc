@@ -265,6 +265,15 @@ TEST(KmemCache, ASharedCachesMisusesAreReported) {
     EXPECT_TRUE(end.said("double free")) << end.errors;
 }
 
+TEST(KmemCache, DmaCachesHaveNoMemoryWithoutADevice) {
+    for (slab_flags_t flag : {SLAB_CACHE_DMA, SLAB_CACHE_DMA32}) {
+        struct kmem_cache *c = make("dma", 64, flag);
+        ASSERT_NE(c, nullptr);
+        EXPECT_EQ(kmem_cache_alloc(c, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        kmem_cache_destroy(c);
+    }
+}
+
 TEST(KmemCache, LargeObjectsAndLargeAlignments) {
     random_numbers random(4);
     for (int i = 0; i < 60; i++) {

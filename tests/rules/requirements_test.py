@@ -72,7 +72,26 @@ def is_run(name):
     return test in commands() and (not case or case in cases(test))
 
 
+FLAG = re.compile(r"^#define (__GFP_\w+|SLAB_\w+|PAGODA_SCOPE_\w+) ", re.M)
+MASKS = {"__GFP_BITS_SHIFT", "__GFP_BITS_MASK"}  # of all flags, no flags themselves
+
+
+def unanswered(headers, tests, noops):
+    """Flags that neither a test uses nor the table of those without effect names."""
+    flags = set(FLAG.findall(headers)) - MASKS
+    return sorted(flag for flag in flags if not re.search(rf"\b{flag}\b", tests + noops))
+
+
 class Requirements(unittest.TestCase):
+    def test_every_flag_is_tested_or_said_to_do_nothing(self):
+        headers = "".join(tree.text(f"include/pagoda/{name}.h") for name in ("gfp", "slab"))
+        self.assertGreater(len(FLAG.findall(headers)), 35)
+        sources = [path for path in tree.sources("tests") if path.name != "gfp_h_test.cc"]
+        tests = "".join(tree.code(tree.text(path)) for path in sources if path.suffix != ".py")
+        noops = TEXT.split("## Accepted and without effect")[1]
+        self.assertFalse(unanswered(headers, tests, noops))
+        self.assertEqual(unanswered("#define __GFP_NEW 1\n", tests, noops), ["__GFP_NEW"])
+
     def test_every_row_is_answered_by_tests_that_run(self):
         wrong = list(faults(TEXT, is_run))
         self.assertFalse(wrong, "\n" + "\n".join(wrong))
