@@ -178,6 +178,21 @@ kmem_cache *create(const char *name, uint32_t size, const kmem_cache_args &args,
     return c;
 }
 
+// Gives back what can be: all of it unless objects are in use, or in CPUs' sheaves that cannot be
+// drained.
+void empty(kmem_cache &c) {
+    slow_path scope;
+    caches_drain();
+    slabs_release(c, 0);
+    // A free that is just leaving its slab pins it for a moment.
+    while (c.in_use == 0 && c.slabs != 0) {
+        sys::nap(10);
+        slabs_release(c, 0);
+    }
+    // Whoever took empty slabs off the cache meanwhile gives them back under this lock.
+    lock_guard g(drain_lock());
+}
+
 // Nothing of it is in use any more.
 void forget(kmem_cache *c) {
     cache_traits *t = c->traits;
@@ -220,12 +235,11 @@ void cache_destroy(kmem_cache *c) {
     rcu_barrier();
     if (kmem_cache *twin = forget_twin(*c))
         cache_destroy(twin);
-    slow_path scope;
     c->hot_cls = 0;
-    caches_drain();
-    slabs_release(*c, 0);
+    empty(*c);
     if ((c->traits->flags & SLAB_TYPESAFE_BY_RCU) != 0)
         rcu_barrier();
+    slow_path scope;
     uint64_t cached = c->cls == kClassShared ? 0 : cache_cached(*c);
     if (c->in_use != 0) {
         // What other CPUs keep where they cannot be drained is not the program's leak.

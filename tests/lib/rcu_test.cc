@@ -185,6 +185,20 @@ TEST(TypesafeByRcu, PagesStayTheCachesUntilTheSectionEnds) {
     EXPECT_TRUE(succeeded(end));
 }
 
+TEST(TypesafeByRcu, ACacheWithEmptySlabsCanBeDestroyed) {
+    child_end end = in_child(
+        [] {
+            struct kmem_cache *c =
+                kmem_cache_create("typesafe", 128, nullptr, SLAB_TYPESAFE_BY_RCU);
+            long *p = static_cast<long *>(kmem_cache_alloc(c, GFP_KERNEL));
+            kmem_cache_free(c, p);
+            kmem_cache_destroy(c);
+            EXPECT_EQ(ksize(p), 0u);
+        },
+        20);
+    EXPECT_TRUE(succeeded(end));
+}
+
 int locks = 0;
 int synchronizes = 0;
 int calls = 0;
