@@ -50,9 +50,8 @@ void unlink_all(kmem_cache &c, slab *s) {
         s->all_next->all_prev = s->all_prev;
 }
 
-// Takes empty slabs beyond `keep` off the cache.
-slab *detach_surplus(kmem_cache &c, uint64_t keep) {
-    slab *surplus = nullptr;
+// Takes empty slabs beyond `keep` off the cache, in front of `surplus`.
+slab *detach_surplus(kmem_cache &c, uint64_t keep, slab *surplus = nullptr) {
     while (c.empty_slabs > keep) {
         slab *s = c.partial.empty();
         if (s == nullptr || s->has_late.load() != 0 || s->late_pins.load() != 0)
@@ -87,10 +86,12 @@ void destroy_after_grace_period(rcu_item *item) {
     destroy(*s->cache, s);
 }
 
-uint64_t destroy_all(kmem_cache &c, slab *s) {
+// A chain of slabs that are off their caches. No locks held: destructors and system calls.
+uint64_t destroy_all(slab *s) {
     uint64_t n = 0;
     for (; s != nullptr; n++) {
         slab *next = s->next;
+        kmem_cache &c = *s->cache;
         if (c.traits != nullptr && (c.traits->flags & SLAB_TYPESAFE_BY_RCU) != 0)
             rcu_defer(&s->deferred, destroy_after_grace_period);
         else
@@ -258,7 +259,7 @@ void give_to_slabs(kmem_cache &c, void *const *objects, uint32_t count, gfp_t gf
     bool keep_all = c.traits != nullptr && (c.traits->flags & SLAB_NO_REAP) != 0;
     slab *surplus = keep_all ? nullptr : detach_surplus(c, max_of(c.slabs / 8, uint64_t{1}));
     c.lock.unlock();
-    destroy_all(c, surplus);
+    destroy_all(surplus);
 }
 
 uint64_t slabs_release(kmem_cache &c, uint64_t keep) {
@@ -266,7 +267,7 @@ uint64_t slabs_release(kmem_cache &c, uint64_t keep) {
     merge_late(c);
     slab *surplus = detach_surplus(c, keep);
     c.lock.unlock();
-    return destroy_all(c, surplus);
+    return destroy_all(surplus);
 }
 
 void slabs_walk(kmem_cache &c, void (*fn)(void *object, size_t size, void *arg), void *arg) {
@@ -296,12 +297,15 @@ void slabs_drop(kmem_cache &c) {
 }
 
 uint64_t caches_release_empty() {
-    uint64_t n = 0;
+    slab *surplus = nullptr;
     for_each_cache([&](kmem_cache &c) {
-        if (!c.info.is_run && (c.traits == nullptr || (c.traits->flags & SLAB_NO_REAP) == 0))
-            n += slabs_release(c, 0);
+        if (c.info.is_run || (c.traits != nullptr && (c.traits->flags & SLAB_NO_REAP) != 0))
+            return;
+        lock_guard g(c.lock);
+        merge_late(c);
+        surplus = detach_surplus(c, 0, surplus);
     });
-    return n;
+    return destroy_all(surplus);
 }
 
 } // namespace pagoda

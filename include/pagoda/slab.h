@@ -226,7 +226,8 @@ struct kmem_cache_args {
     unsigned int freeptr_offset; /* with SLAB_TYPESAFE_BY_RCU only; nothing is stored in objects */
     bool use_freeptr_offset;
     /* Called once for each object when its slab is made; objects must be freed in the state that it
-     * left. Not together with __GFP_ZERO. Must not allocate from this cache. */
+     * left. Not together with __GFP_ZERO. Constructors and destructors run inside the allocator:
+     * what they allocate is served as GFP_ATOMIC, and not from this cache. */
     void (*ctor)(void *object);
     unsigned int sheaf_capacity; /* objects that a CPU keeps, at most 127; 0: by size */
     /* Pagoda's own: called once for each object when its slab goes. */
