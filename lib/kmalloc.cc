@@ -66,6 +66,11 @@ void *from_vmalloc(size_t size, size_t align, gfp_t gfp) {
     });
 }
 
+// What kmalloc(size) is aligned to.
+size_t natural_alignment(size_t size) {
+    return max_of(size & -size, size_t{ARCH_KMALLOC_MINALIGN});
+}
+
 bool fits(const void *object, size_t size, size_t align, size_t usable) {
     return size <= usable && (align <= 1 || reinterpret_cast<uintptr_t>(object) % align == 0);
 }
@@ -203,14 +208,15 @@ PAGODA_EXPORT void *pagoda_kvmalloc(size_t size, size_t align, gfp_t flags, int 
     static std::atomic<bool> warned{false};
     if (!node_allowed(flags, node))
         return nullptr;
-    if (size <= kPageSize && align <= size)
+    bool natural = align <= natural_alignment(size);
+    if (size <= kPageSize && natural)
         return pagoda_kmalloc(size, flags);
     if (size > INT_MAX) {
         warn_once(warned, flags, "kvmalloc above INT_MAX: refused", size);
         return nullptr;
     }
     void *p = nullptr;
-    if (size <= KMALLOC_MAX_SIZE && align <= max_of(size & -size, size_t{8}))
+    if (size <= KMALLOC_MAX_SIZE && natural)
         p = pagoda_kmalloc(size, (flags & ~__GFP_NOFAIL) | __GFP_NOWARN | __GFP_NORETRY);
     if (p == nullptr && kernel_api_enter(flags))
         p = from_vmalloc(size, align, current_gfp(flags));

@@ -289,6 +289,22 @@ TEST(Kvmalloc, SmallOnesAreKmallocsLargeOnesVmallocs) {
     EXPECT_EQ(kvmalloc(8 << 20, GFP_ATOMIC | __GFP_NOWARN), nullptr) << "vmalloc may wait";
 }
 
+TEST(Kvmalloc, AlignsAsAskedAlsoWhatIsSmall) {
+    for (size_t size : {24, 100, 1000, 4096, 5000, 100000}) {
+        for (size_t align = 1; align <= 65536; align *= 2) {
+            void *held[5];
+            for (void *&p : held) {
+                p = pagoda_kvmalloc(size, align, GFP_KERNEL, NUMA_NO_NODE);
+                ASSERT_NE(p, nullptr);
+                ASSERT_EQ(reinterpret_cast<uintptr_t>(p) % align, 0u) << size << " at " << align;
+            }
+            for (void *p : held)
+                kvfree(p);
+        }
+    }
+    EXPECT_EQ(pagoda_kvmalloc(0, 1, GFP_KERNEL, NUMA_NO_NODE), ZERO_SIZE_PTR);
+}
+
 TEST(Kfree, SensitiveMemoryIsOverwritten) {
     heap_init();
     auto *p = static_cast<char *>(kmalloc(200, GFP_KERNEL));
