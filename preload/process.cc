@@ -97,6 +97,19 @@ void write_exit_report(const char *path) {
     }
 }
 
+#if defined(__GLIBC__)
+// What glibc's pthread_atfork calls. The caller is linked into each library behind everything else,
+// where no other code runs and the kernel would map 64 KiB for it.
+extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(),
+                                 void *dso); // NOLINT(bugprone-reserved-identifier)
+extern "C" void *__dso_handle;               // NOLINT(bugprone-reserved-identifier)
+int register_atfork(void (*prepare)(), void (*parent)(), void (*child)()) {
+    return __register_atfork(prepare, parent, child, &__dso_handle);
+}
+#else
+constexpr auto register_atfork = pthread_atfork;
+#endif
+
 // Before the constructors of everything else (linked with -z initfirst): fork handlers that others
 // register must find the heap open, so they have to come between ours.
 #if defined(__GLIBC__)
@@ -112,7 +125,7 @@ __attribute__((constructor(101))) void process_start() {
     heap_set_foreign_free(free_by_other_copy);
     join_first_copy();
     // From here, not from the first malloc: that may come under libc's own lock of this list.
-    pthread_atfork(
+    register_atfork(
         heap_before_fork, [] { heap_after_fork(false); },
         [] {
             heap_after_fork(true);
