@@ -1,0 +1,41 @@
+// What is behind a struct device: how it may use memory, and how it is reached.
+#pragma once
+
+#include "dma/space.h"
+
+#include <pagoda/device.h>
+
+#include <atomic>
+
+namespace pagoda::dma {
+struct bus;        // a VFIO device's file descriptors, regions and interrupts; NULL: software
+struct managed;    // devm_*: released with the device
+struct debug_table; // dma-debug's records
+} // namespace pagoda::dma
+
+struct pagoda_device_state {
+    struct device dev;
+    pagoda::dma::space *space;
+    pagoda_iommu kind;
+    pagoda::dma::bus *bus;
+    // dma_set_mask() and friends.
+    uint64_t mask;          // streaming; 2^32 - 1 until set
+    uint64_t coherent_mask; // likewise
+    uint32_t max_segment;   // bytes; 64 KiB
+    uint64_t boundary;      // no segment crosses a multiple of this + 1; all ones
+    uint32_t min_align_mask;
+    std::atomic<bool> gone; // removed, closed, or the parent's in a fork child
+    pagoda::dma::managed *managed;
+    char name[32];
+};
+
+namespace pagoda::dma {
+
+// The one sentence for this thread (pagoda_device_error); also sets errno. Returns -error.
+int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+// A device without a bus on this space, which it shares. NULL: no memory.
+pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name);
+void device_destroy(pagoda_device_state *state);
+
+} // namespace pagoda::dma
