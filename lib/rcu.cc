@@ -5,6 +5,7 @@
 #include "lib/percpu.h"
 #include "lib/thread.h"
 
+#include <pagoda/rcupdate.h>
 #include <pagoda/slab.h>
 
 namespace pagoda {

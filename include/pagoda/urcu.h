@@ -15,7 +15,7 @@
 #ifndef PAGODA_URCU_H
 #define PAGODA_URCU_H
 
-#include <pagoda/slab.h>
+#include <pagoda/rcupdate.h>
 
 #ifdef __cplusplus
 extern "C" {

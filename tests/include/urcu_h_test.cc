@@ -1,6 +1,7 @@
 // The adapter with liburcu itself.
 #include <urcu-bp.h>
 
+#include <pagoda/slab.h>
 #include <pagoda/urcu.h>
 
 #include <gtest/gtest.h>
