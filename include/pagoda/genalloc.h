@@ -10,6 +10,8 @@
 #ifndef PAGODA_GENALLOC_H
 #define PAGODA_GENALLOC_H
 
+#include <pagoda/layout.h>
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,16 +24,13 @@ extern "C" {
 #define NUMA_NO_NODE (-1)
 #endif
 
-/* What a chunk's second address counts: whatever the caller says it does. */
-typedef uint64_t phys_addr_t;
-
 struct gen_pool;
 
 /* A range that was added to a pool. Read by callbacks of gen_pool_for_each_chunk. */
 struct gen_pool_chunk {
     struct gen_pool_chunk *pagoda_next;
     size_t pagoda_avail;
-    phys_addr_t phys_addr;    /* of start_addr */
+    phys_addr_t phys_addr;    /* of start_addr; counts what the caller says it does */
     void *owner;              /* of gen_pool_add_owner */
     unsigned long start_addr; /* first and last address */
     unsigned long end_addr;

@@ -1,5 +1,5 @@
 /* Where memory lies, for the arithmetic between addresses and pages that mm.h and vmalloc.h do
- * inline. A program has no use for this header by itself. */
+ * inline, and the type of other addresses. A program has no use for this header by itself. */
 #ifndef PAGODA_LAYOUT_H
 #define PAGODA_LAYOUT_H
 
@@ -8,6 +8,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* A "physical" address: memblock.h and genalloc.h each say what it counts. */
+typedef uint64_t phys_addr_t;
 
 /* Set once by the library and never changed: read only. All zero until then. */
 struct pagoda_layout_record {

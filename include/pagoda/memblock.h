@@ -17,6 +17,8 @@
 #ifndef PAGODA_MEMBLOCK_H
 #define PAGODA_MEMBLOCK_H
 
+#include <pagoda/layout.h>
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,8 +30,6 @@ extern "C" {
 #ifndef NUMA_NO_NODE
 #define NUMA_NO_NODE (-1)
 #endif
-
-typedef uint64_t phys_addr_t;
 
 enum memblock_flags {
     MEMBLOCK_NONE = 0x0,
