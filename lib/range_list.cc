@@ -33,7 +33,6 @@ void range_list::insert(size_t at, const address_range &range) {
     count_++;
 }
 
-// No range begins before `address` and ends behind it any more.
 void range_list::split(uint64_t address) {
     size_t i = find(address);
     if (i == count_ || array()[i].base >= address)
@@ -43,6 +42,14 @@ void range_list::split(uint64_t address) {
     tail.base = address;
     array()[i].size -= tail.size;
     insert(i + 1, tail);
+}
+
+bool range_list::cut(uint64_t base, uint64_t end) {
+    if (!reach(count_ + 2))
+        return false;
+    split(base);
+    split(end);
+    return true;
 }
 
 void range_list::merge() {
@@ -84,30 +91,23 @@ bool range_list::add(uint64_t base, uint64_t size, int nid, uint32_t flags) {
 }
 
 bool range_list::remove(uint64_t base, uint64_t size) {
-    if (!reach(count_ + 2))
-        return false;
     uint64_t end = end_of(base, size);
-    if (base == end)
-        return true;
-    split(base);
-    split(end);
+    if (!cut(base, end))
+        return false;
     size_t from = find(base);
     size_t to = from;
     while (to < count_ && array()[to].base < end)
         to++;
     memmove(array() + from, array() + to, (count_ - to) * sizeof(address_range));
     count_ -= to - from;
+    merge();
     return true;
 }
 
 bool range_list::set_flags(uint64_t base, uint64_t size, uint32_t flags, bool set) {
-    if (!reach(count_ + 2))
-        return false;
     uint64_t end = end_of(base, size);
-    if (base == end)
-        return true;
-    split(base);
-    split(end);
+    if (!cut(base, end))
+        return false;
     for (size_t i = find(base); i < count_ && array()[i].base < end; i++)
         array()[i].flags = set ? array()[i].flags | flags : array()[i].flags & ~flags;
     merge();

@@ -39,7 +39,9 @@ class range_list {
     address_range *array() { return more_ != nullptr ? more_ : first_; }
     bool reach(size_t count);
     void insert(size_t at, const address_range &range);
+    // No range begins before `address` and ends behind it any more; cut() does so at both.
     void split(uint64_t address);
+    bool cut(uint64_t base, uint64_t end);
     void merge();
 
     size_t capacity() const { return more_ != nullptr ? more_capacity_ : kFirst; }
