@@ -14,25 +14,21 @@ AT_START = {"pagoda_join"}
 
 
 class Stacks(Case):
-    def test_every_scenario(self):
+    def every_scenario(self, options):
         run = subprocess.run(
             [PROGRAMS / "entry_stacks"],
-            env={"PAGODA_OPTIONS": "on_error=report,exit_check=0"},
+            env={"PAGODA_OPTIONS": f"on_error=report,exit_check=0{options}"},
             capture_output=True,
             text=True,
             timeout=300,
         )
         self.assertEqual(run.returncode, 0, run.stdout + run.stderr[-2000:])
 
+    def test_every_scenario(self):
+        self.every_scenario("")
+
     def test_every_scenario_with_thread_slots(self):
-        run = subprocess.run(
-            [PROGRAMS / "entry_stacks"],
-            env={"PAGODA_OPTIONS": "on_error=report,exit_check=0,percpu=off"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        self.assertEqual(run.returncode, 0, run.stdout + run.stderr[-2000:])
+        self.every_scenario(",percpu=off")
 
     def test_no_entry_is_left_out(self):
         symbols = subprocess.run(
