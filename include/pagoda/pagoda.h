@@ -44,7 +44,8 @@ struct pagoda_heap;
 /* NULL: memory is short. Blocks. */
 struct pagoda_heap *pagoda_heap_create(const char *name);
 /* `size` bytes, up to PAGODA_HEAP_MAX, aligned as kmalloc's. NULL: memory is short, or size is 0 or
- * too large. */
+ * too large, or the flags may not block and nothing of this size was allocated before: the first
+ * allocation of each size class sets the class up, which blocks. */
 void *pagoda_heap_alloc(struct pagoda_heap *heap, size_t size, gfp_t flags);
 #define PAGODA_HEAP_MAX ((size_t)128 << 20)
 /* Frees a block of any heap. NULL is ignored. Never waits. */
