@@ -154,10 +154,13 @@ kmem_cache *create(const char *name, uint32_t size, const kmem_cache_args &args,
     list_lock.lock();
     kmem_cache *c = !is_private && mergeable(*t) ? find_alike(info, *t) : nullptr;
     bool merged = c != nullptr;
-    if (merged)
+    if (merged) {
         c->traits->references++;
-    else if (!is_private && (flags & kWithoutSheaves) == 0)
+        // Both have the larger one's objects, which is what is zeroed and what ksize() says.
+        c->traits->object_size = max_of(c->traits->object_size, size);
+    } else if (!is_private && (flags & kWithoutSheaves) == 0) {
         c = take_value(info, t);
+    }
     if (c == nullptr) {
         c = new (shared) kmem_cache;
         shared = nullptr;

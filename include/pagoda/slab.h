@@ -246,7 +246,7 @@ struct kmem_cache *pagoda_kmem_cache_create(const char *name, unsigned int size,
 void pagoda_kmem_cache_destroy(struct kmem_cache *cache);
 /* Gives empty slabs back and sorts the others by fullness. 0: nothing is left. */
 int pagoda_kmem_cache_shrink(struct kmem_cache *cache);
-/* The size that the cache was created with. */
+/* The size that the cache was created with; of alike caches that share their slabs, the largest. */
 unsigned int pagoda_kmem_cache_size(struct kmem_cache *cache);
 /* An object; with __GFP_ZERO (and no ctor) all zero, else in the state that the ctor or its last
  * user left. NULL when memory is short. `node` as in kmalloc_node. */

@@ -131,6 +131,28 @@ TEST(KmemCache, AlikeOnesShareTheirSlabsAndOthersDoNot) {
         kmem_cache_destroy(c);
 }
 
+TEST(KmemCache, ALargerAlikeOneHasAllOfItsObjects) {
+    struct kmem_cache *smaller = make("smaller", 209);
+    struct kmem_cache *larger = make("larger", 216);
+    ASSERT_EQ(smaller, larger);
+    EXPECT_EQ(kmem_cache_size(larger), 216u);
+    std::vector<char *> held;
+    for (bool zeroed : {false, true}) {
+        for (int i = 0; i < 1000; i++) {
+            held.push_back(static_cast<char *>(
+                kmem_cache_alloc(larger, zeroed ? GFP_KERNEL | __GFP_ZERO : GFP_KERNEL)));
+            EXPECT_EQ(ksize(held.back()), 216u);
+            ASSERT_TRUE(!zeroed || held.back()[215] == 0) << "the last byte";
+            memset(held.back(), 0x55, 216);
+        }
+        for (void *p : held)
+            kmem_cache_free(larger, p);
+        held.clear();
+    }
+    kmem_cache_destroy(smaller);
+    kmem_cache_destroy(larger);
+}
+
 // Rows 46 and 47.
 TEST(KmemCache, ConstructorsRunOncePerObjectOfASlabAndDestructorsWhenItGoes) {
     constructed = destructed = 0;
