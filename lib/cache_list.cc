@@ -55,11 +55,13 @@ kmem_cache *find_alike(const class_info &info, const cache_traits &t) {
     return nullptr;
 }
 
-// A cache with a page_class value of its own; NULL: they are used up. Under the list's lock.
+// A cache with a page_class value of its own; NULL: they are used up. Under the list's lock. A CPU
+// or thread that could not be drained may still have sheaves of the value's last cache, which are
+// of its capacity.
 kmem_cache *take_value(const class_info &info, cache_traits *t) {
     for (uint32_t cls = kFirstUserClass; cls <= kLastUserClass; cls++) {
         kmem_cache &c = g_caches[cls];
-        if (c.info.size != 0)
+        if (c.info.size != 0 || (c.info.capacity != 0 && c.info.capacity != info.capacity))
             continue;
         c.cls = static_cast<uint8_t>(cls);
         c.info = info;
@@ -182,10 +184,10 @@ kmem_cache *create(const char *name, uint32_t size, const kmem_cache_args &args,
 }
 
 // Gives back what can be: all of it unless objects are in use, or in CPUs' sheaves that cannot be
-// drained.
-void empty(kmem_cache &c) {
+// drained. True: there are none of those.
+bool empty(kmem_cache &c) {
     slow_path scope;
-    caches_drain();
+    bool drained = caches_drain();
     slabs_release(c, 0);
     // A free that is just leaving its slab pins it for a moment.
     while (c.in_use == 0 && c.slabs != 0) {
@@ -194,16 +196,19 @@ void empty(kmem_cache &c) {
     }
     // Whoever took empty slabs off the cache meanwhile gives them back under this lock.
     lock_guard g(drain_lock());
+    return drained;
 }
 
-// Nothing of it is in use any more.
-void forget(kmem_cache *c) {
+// Nothing of it is in use any more. `drained`: no CPU or thread has sheaves of it either.
+void forget(kmem_cache *c, bool drained) {
     cache_traits *t = c->traits;
+    uint16_t capacity = drained ? 0 : c->info.capacity;
     list_lock.lock();
     if (c->cls == kClassShared)
         unlink_shared(c);
     c->traits = nullptr;
     c->info = {};
+    c->info.capacity = capacity;
     list_lock.unlock();
     meta_free(t, sizeof *t);
     if (c->cls == kClassShared)
@@ -226,7 +231,7 @@ kmem_cache *cache_create_private(const char *name, uint32_t size, uint32_t align
 void cache_drop(kmem_cache *c) {
     slow_path scope;
     slabs_drop(*c);
-    forget(c);
+    forget(c, true);
 }
 
 void cache_destroy(kmem_cache *c) {
@@ -239,7 +244,7 @@ void cache_destroy(kmem_cache *c) {
     if (kmem_cache *twin = forget_twin(*c))
         cache_destroy(twin);
     c->hot_cls = 0;
-    empty(*c);
+    bool drained = empty(*c);
     if ((c->traits->flags & SLAB_TYPESAFE_BY_RCU) != 0)
         rcu_barrier();
     slow_path scope;
@@ -250,7 +255,7 @@ void cache_destroy(kmem_cache *c) {
             report_left(*c, c->in_use - cached);
         return;
     }
-    forget(c);
+    forget(c, drained);
 }
 
 bool cache_shrink(kmem_cache &c) {

@@ -206,8 +206,9 @@ bool maybe_multithreaded() {
     return &__libc_single_threaded == nullptr || __libc_single_threaded == 0;
 }
 
-void caches_drain() {
+bool caches_drain() {
     lock_guard g(lock);
+    bool everywhere = false;
     if (percpu::has_rseq()) {
         bool alone = !maybe_multithreaded();
         bool can_fence = alone || (sys::unfiltered() && percpu::fence());
@@ -222,10 +223,12 @@ void caches_drain() {
             else
                 unmark_slot(cpu_slot(cpu));
         }
+        everywhere = can_fence;
     } else if (char *slot = percpu::current_slot()) {
         cache_drain_own_slot(slot);
     }
     drain_shared();
+    return everywhere;
 }
 
 void caches_reclaim() {

@@ -10,8 +10,8 @@ namespace pagoda {
 // empty slabs to the zone. Double frees still hidden in sheaves are reported. Where there is no
 // rseq only this thread's own sheaves are taken; where there are other threads and no membarrier,
 // or a seccomp filter that may forbid it, only those of this CPU and of the barn. Blocking; one
-// caller at a time.
-void caches_drain();
+// caller at a time. True: nothing is left in any sheaf that nobody used meanwhile.
+bool caches_drain();
 
 // The same for when memory is short: of the CPUs' sheaves only this CPU's, by no other call than
 // those that give memory back.

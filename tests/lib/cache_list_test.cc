@@ -6,7 +6,9 @@
 #include "lib/kernel_api.h"
 #include "tests/unit.h"
 
+#include <atomic>
 #include <set>
+#include <thread>
 #include <vector>
 
 using namespace pagoda::test;
@@ -247,6 +249,49 @@ TEST(KmemCache, ReclaimLeavesTheSlabsOfANoReapCache) {
     EXPECT_EQ(kmem_cache_shrink(reaped), 0);
     kmem_cache_destroy(kept);
     kmem_cache_destroy(reaped);
+}
+
+// Without rseq nobody can empty another thread's slot: a sheaf without objects stays there,
+// whatever the thread does next.
+TEST(KmemCache, SheavesThatOutliveTheirCacheDoNoHarm) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        pagoda::mutable_options().percpu = pagoda::percpu_policy::off;
+        for (int round = 0; round < 6; round++) {
+            const unsigned capacity = round % 2 == 0 ? 8 : 127;
+            const bool goes_on = round < 4;
+            struct kmem_cache *c = nullptr;
+            std::vector<void *> held;
+            std::atomic<int> step{0};
+            std::thread other([&] {
+                kmem_cache_args args = {};
+                args.sheaf_capacity = capacity;
+                c = kmem_cache_create("first", 64, &args, SLAB_NO_MERGE);
+                for (unsigned i = 0; i < capacity; i++)
+                    held.push_back(kmem_cache_alloc(c, GFP_KERNEL));
+                step = 1;
+                while (step != 2)
+                    std::this_thread::yield();
+                args.sheaf_capacity = 135 - capacity;
+                struct kmem_cache *next =
+                    goes_on ? kmem_cache_create("next", 64, &args, SLAB_NO_MERGE) : nullptr;
+                for (int i = 0; goes_on && i < 1000; i++)
+                    held.push_back(kmem_cache_alloc(next, GFP_KERNEL));
+                for (void *p : held)
+                    kmem_cache_free(next, p);
+                kmem_cache_destroy(next);
+                EXPECT_TRUE(!goes_on || inside(next).traits == nullptr) << "it has lost none";
+            });
+            while (step != 1)
+                std::this_thread::yield();
+            for (void *p : held)
+                kmem_cache_free(c, p);
+            held.clear();
+            kmem_cache_destroy(c);
+            EXPECT_EQ(inside(c).traits, nullptr) << "none is in use";
+            step = 2;
+            other.join();
+        }
+    })));
 }
 
 TEST(KmemCache, MoreCachesThanPageClassValuesStillServe) {
