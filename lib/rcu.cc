@@ -1,5 +1,6 @@
 #include "lib/rcu.h"
 
+#include "hugepage/report.h"
 #include "hugepage/sys.h"
 #include "lib/heap.h"
 #include "lib/percpu.h"
@@ -19,11 +20,21 @@ struct alignas(64) section_counters {
     std::atomic<uint64_t> ended[2];
 };
 section_counters counters[kCounters];
-std::atomic<uint32_t> current{0}; // the set that readers enter
+// The set that readers enter, in bit 0; above it how many forks lie behind this process.
+std::atomic<uint32_t> current{0};
+
+// What one grace period was for, while a thread deals with it; on that thread's stack.
+struct batch {
+    rcu_item *items = nullptr;
+    uint64_t number = 0;
+    batch *next = nullptr;
+};
 
 mutex lock{lock_rank::grace};
-bool busy = false;  // a grace period is under way, for `waiting`
-uint32_t flips = 0; // of it: 0 or 1 done
+bool busy = false;        // a grace period is under way, for `waiting`
+uint32_t flips = 0;       // of it: 0 or 1 done
+uint64_t periods = 0;     // begun, that one included
+batch *at_work = nullptr; // what threads deal with
 
 std::atomic<rcu_item *> fresh{nullptr}; // deferred; wait for the next grace period
 rcu_item *waiting = nullptr;            // wait for the one under way
@@ -51,7 +62,7 @@ bool drained(uint32_t set) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     for (section_counters &c : counters)
         begun += c.begun[set].load(std::memory_order_seq_cst);
-    return begun <= ended; // more have ended than begun: some began before a fork
+    return begun == ended;
 }
 
 // One step of the grace period under way; true when it is over. Under the lock. Readers may be
@@ -59,28 +70,26 @@ bool drained(uint32_t set) {
 bool step() {
     if (have_ops.load(std::memory_order_relaxed))
         return batch_over.load(std::memory_order_acquire);
-    uint32_t now = current.load(std::memory_order_relaxed);
     if (flips == 0) {
-        if (!drained(now ^ 1))
+        if (!drained(~current.load(std::memory_order_relaxed) & 1))
             return false;
-        current.store(now ^ 1, std::memory_order_seq_cst);
+        current.fetch_xor(1, std::memory_order_seq_cst);
         flips = 1;
-        now ^= 1;
     }
-    return drained(now ^ 1);
+    return drained(~current.load(std::memory_order_relaxed) & 1);
 }
 
-// Moves on as far as it goes without waiting. Returns what is ready.
-rcu_item *advance() {
-    rcu_item *ready = nullptr;
+// Moves on as far as it goes without waiting. What is ready is the caller's, for finish().
+void advance(batch &ready) {
     bool begins = false;
     {
         slow_path scope;
         if (scope.nested())
-            return nullptr;
+            return;
         lock_guard g(lock);
         if (busy && step()) {
-            ready = waiting;
+            ready = {waiting, periods, at_work};
+            at_work = &ready;
             waiting = nullptr;
             busy = false;
         }
@@ -88,6 +97,7 @@ rcu_item *advance() {
         if (begins) {
             waiting = fresh.exchange(nullptr, std::memory_order_acq_rel);
             busy = true;
+            periods++;
             flips = 0;
             batch_over.store(false, std::memory_order_relaxed);
         }
@@ -95,23 +105,54 @@ rcu_item *advance() {
     if (begins && have_ops.load(std::memory_order_relaxed)) // not under the lock: it may allocate
         ops.call(&batch_head,
                  [](rcu_head *) { batch_over.store(true, std::memory_order_release); });
-    return ready;
 }
 
 // `done` below this is the distance from the object to its item: kfree_rcu's.
 constexpr uintptr_t kMaxDistance = 4096;
 
-void finish(rcu_item *item) {
-    while (item != nullptr) {
-        rcu_item *next = item->next;
+void finish(const batch &ready) {
+    if (ready.items == nullptr)
+        return;
+    for (rcu_item *next, *item = ready.items; item != nullptr; item = next) {
+        next = item->next;
         uintptr_t distance = reinterpret_cast<uintptr_t>(item->done);
         if (distance < kMaxDistance)
             heap_free(reinterpret_cast<char *>(item) - distance, GFP_KERNEL);
         else
             item->done(item);
         items.fetch_sub(1, std::memory_order_release);
-        item = next;
     }
+    slow_path scope;
+    lock_guard g(lock);
+    batch **at = &at_work;
+    while (*at != nullptr && *at != &ready)
+        at = &(*at)->next;
+    if (*at != nullptr) // nobody is at work in a child of fork
+        *at = ready.next;
+}
+
+// The grace period that the newest item waits for.
+uint64_t newest() {
+    slow_path scope;
+    lock_guard g(lock);
+    return periods + (fresh.load(std::memory_order_acquire) != nullptr ? 1 : 0);
+}
+
+// Whether all that waited for this grace period and those before is dealt with.
+bool is_over(uint64_t number) {
+    slow_path scope;
+    lock_guard g(lock);
+    bool over = periods > number || (periods == number && !busy);
+    for (const batch *b = at_work; b != nullptr; b = b->next)
+        over = over && b->number > number;
+    return over;
+}
+
+uint64_t length(const rcu_item *list) {
+    uint64_t n = 0;
+    for (; list != nullptr; list = list->next)
+        n++;
+    return n;
 }
 
 // kfree_rcu of an object without a field for it.
@@ -135,53 +176,59 @@ mutex &rcu_lock() { return lock; }
 void rcu_defer(rcu_item *item, void (*done)(rcu_item *item)) {
     used.store(true);
     item->done = done;
+    items.fetch_add(1, std::memory_order_relaxed);
     rcu_item *head = fresh.load(std::memory_order_relaxed);
     do
         item->next = head;
     while (!fresh.compare_exchange_weak(head, item, std::memory_order_release,
                                         std::memory_order_relaxed));
-    items.fetch_add(1, std::memory_order_relaxed);
 }
 
 void rcu_poll() {
-    if (PAGODA_UNLIKELY(items.load(std::memory_order_relaxed) != 0))
-        finish(advance());
+    if (PAGODA_LIKELY(items.load(std::memory_order_relaxed) == 0))
+        return;
+    batch ready;
+    advance(ready);
+    finish(ready);
 }
 
 void rcu_barrier() {
-    // What is fresh now is dealt with when two grace periods have ended, at the latest.
-    for (int ends = 0; ends < 2 && items.load(std::memory_order_acquire) != 0;) {
-        rcu_item *ready = advance();
+    if (items.load(std::memory_order_acquire) == 0)
+        return;
+    for (uint64_t last = newest(); !is_over(last);) {
+        batch ready;
+        advance(ready);
         finish(ready);
-        if (ready != nullptr)
-            ends++;
-        else
+        if (ready.items == nullptr && !is_over(last))
             sys::nap(50);
     }
 }
 
 uint64_t rcu_waiting() { return items.load(std::memory_order_relaxed); }
 
-// The sections of the parent's other threads will not end here.
+// The sections of the parent's other threads will not end here, nor what they were dealing with.
 void rcu_after_fork_in_child() {
     for (section_counters &c : counters) {
         for (std::atomic<uint64_t> *n : {&c.begun[0], &c.begun[1], &c.ended[0], &c.ended[1]})
             n->store(0);
     }
+    current.fetch_add(2); // sections that end here but began before are not counted
+    at_work = nullptr;
+    items.store(length(waiting) + length(fresh.load()));
 }
 
 PAGODA_EXPORT int pagoda_rcu_read_lock(void) {
     if (have_ops.load(std::memory_order_acquire))
         return ops.read_lock();
-    uint32_t set = current.load(std::memory_order_acquire);
-    my_counters().begun[set].fetch_add(1, std::memory_order_seq_cst);
-    return static_cast<int>(set);
+    uint32_t section = current.load(std::memory_order_acquire);
+    my_counters().begun[section & 1].fetch_add(1, std::memory_order_seq_cst);
+    return static_cast<int>(section);
 }
 
 PAGODA_EXPORT void pagoda_rcu_read_unlock(int section) {
     if (have_ops.load(std::memory_order_acquire))
         ops.read_unlock(section);
-    else
+    else if (((static_cast<uint32_t>(section) ^ current.load(std::memory_order_relaxed)) >> 1) == 0)
         my_counters().ended[section & 1].fetch_add(1, std::memory_order_seq_cst);
 }
 
@@ -214,6 +261,13 @@ PAGODA_EXPORT void pagoda_kfree_rcu(const void *object, void *field) {
         return;
     char *start = static_cast<char *>(const_cast<void *>(object));
     uintptr_t distance = static_cast<uintptr_t>(static_cast<char *>(field) - start);
+    if (PAGODA_UNLIKELY(distance >= kMaxDistance)) {
+        text_buffer<160> t;
+        t << "kfree_rcu of " << object << ": its rcu_head at " << field
+          << " is not in its first 4095 bytes; it is leaked";
+        misuse(t);
+        return;
+    }
     rcu_defer(static_cast<rcu_item *>(field), reinterpret_cast<void (*)(rcu_item *)>(distance));
 }
 

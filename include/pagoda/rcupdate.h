@@ -17,7 +17,7 @@ extern "C" {
 struct kmem_cache;
 
 /* Readers: short sections that nest, on any thread. What was reachable inside one and freed by
- * kfree_rcu stays until the section ends. Any context. */
+ * kfree_rcu stays until the section ends. A child of fork() is inside no section. Any context. */
 int pagoda_rcu_read_lock(void);
 /* Takes what the matching lock returned. */
 void pagoda_rcu_read_unlock(int section);
@@ -45,7 +45,8 @@ struct pagoda_rcu_ops {
 bool pagoda_rcu_set_ops(const struct pagoda_rcu_ops *ops);
 
 /* Frees `object` (kmalloc'd, of a cache, or vmalloc'd) after a grace period. `field`: its rcu_head,
- * in its first 4095 bytes. Any context, never waits. */
+ * in its first 4095 bytes; elsewhere it is reported and the object leaked. Any context, never
+ * waits. */
 void pagoda_kfree_rcu(const void *object, void *field);
 #define kfree_rcu(object, field) pagoda_kfree_rcu(object, &(object)->field)
 #define kvfree_rcu(object, field) kfree_rcu(object, field)

@@ -84,6 +84,102 @@ TEST(Rcu, SynchronizeWaits) {
     reader.join();
 }
 
+struct blocking {
+    rcu_item item;
+    std::atomic<int> step; // 1: somebody is at it, 2: who may go on, 3: he has
+};
+
+void block(rcu_item *item) {
+    auto *b = reinterpret_cast<blocking *>(item);
+    b->step = 1;
+    while (b->step != 2)
+        std::this_thread::yield();
+    b->step = 3;
+}
+
+// Another thread that deals with `b` until it may go on.
+std::thread at_work_on(blocking &b) {
+    rcu_defer(&b.item, block);
+    std::thread worker(pagoda::rcu_barrier);
+    while (b.step != 1)
+        std::this_thread::yield();
+    return worker;
+}
+
+// Defers itself again, so that one grace period follows the other.
+struct chain {
+    rcu_item item;
+    int left;
+};
+
+void defer_again(rcu_item *item) {
+    auto *c = reinterpret_cast<chain *>(item);
+    if (c->left-- > 0)
+        rcu_defer(&c->item, defer_again);
+}
+
+TEST(Rcu, ABarrierWaitsForWhatAnotherThreadDealsWith) {
+    blocking slow = {};
+    std::thread worker = at_work_on(slow);
+    std::atomic<bool> ended{false};
+    chain busy = {{}, 5};
+    std::thread waiter([&] {
+        rcu_defer(&busy.item, defer_again);
+        pagoda::rcu_barrier();
+        EXPECT_EQ(slow.step, 3) << "it was deferred before";
+        ended = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_FALSE(ended);
+    slow.step = 2;
+    worker.join();
+    waiter.join();
+    pagoda::rcu_barrier();
+}
+
+// The child has not got the thread that was dealing with an item.
+TEST(Rcu, AChildOfForkWaitsForNoThreadOfItsParents) {
+    blocking slow = {};
+    std::thread worker = at_work_on(slow);
+    pagoda::heap_before_fork();
+    child_end end = in_child(
+        [] {
+            pagoda::heap_after_fork(true);
+            EXPECT_EQ(rcu_waiting(), 0u);
+            kfree_rcu_mightsleep(kmalloc(64, GFP_KERNEL));
+            kvfree_rcu_barrier();
+            EXPECT_EQ(rcu_waiting(), 0u);
+        },
+        60);
+    pagoda::heap_after_fork(false);
+    EXPECT_TRUE(succeeded(end));
+    slow.step = 2;
+    worker.join();
+}
+
+// What began before fork ends in the child, but is no section of the child's.
+TEST(Rcu, ASectionThatWasOpenAtForkIsNotTakenForALaterOne) {
+    int before = pagoda_rcu_read_lock();
+    pagoda::heap_before_fork();
+    child_end end = in_child([=] {
+        pagoda::heap_after_fork(true);
+        pagoda_rcu_read_unlock(before);
+        int section = pagoda_rcu_read_lock();
+        std::atomic<int> done{0};
+        counted c = {{}, &done};
+        rcu_defer(&c.item, count);
+        for (int i = 0; i < 10; i++)
+            rcu_poll();
+        EXPECT_EQ(done, 0);
+        pagoda_rcu_read_unlock(section);
+        pagoda::rcu_barrier();
+        EXPECT_EQ(done, 1);
+    });
+    pagoda::heap_after_fork(false);
+    pagoda_rcu_read_unlock(before);
+    EXPECT_TRUE(succeeded(end));
+}
+
 struct node {
     long value;
     struct rcu_head rcu;
@@ -110,6 +206,15 @@ TEST(KfreeRcu, ObjectsStayReadableUntilTheSectionEnds) {
     EXPECT_EQ(ksize(large), 0u) << "it is free";
     kfree_rcu_mightsleep(nullptr);
     kfree_rcu_mightsleep(ZERO_SIZE_PTR);
+}
+
+TEST(KfreeRcu, AHeadFarInsideIsReported) {
+    child_end end = in_child([] {
+        auto *p = static_cast<char *>(kmalloc(8192, GFP_KERNEL));
+        pagoda_kfree_rcu(p, p + 4096);
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_TRUE(end.said("kfree_rcu of")) << end.errors;
 }
 
 TEST(KfreeRcu, ProgressesByAllocationsAlone) {
