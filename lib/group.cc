@@ -145,6 +145,7 @@ PAGODA_EXPORT void pagoda_group_destroy(pagoda_group *group) {
     if (group == nullptr)
         return;
     internal(group)->limit = 0;
+    slow_path scope; // a lock is taken
     drop_reference(internal(group));
 }
 

@@ -4,6 +4,7 @@
 #include "lib/debug_layout.h"
 #include "lib/misuse.h"
 #include "lib/rcu.h"
+#include "lib/thread.h"
 
 #include <string.h>
 
@@ -82,6 +83,7 @@ void destroy(kmem_cache &c, slab *s) {
 }
 
 void destroy_after_grace_period(rcu_item *item) {
+    slow_path scope; // grace periods end outside of them
     slab *s = reinterpret_cast<slab *>(item);
     destroy(*s->cache, s);
 }

@@ -1,6 +1,7 @@
 #include "lib/rcu.h"
 
 #include "lib/heap.h"
+#include "lib/percpu.h"
 #include "tests/unit.h"
 
 #include <pagoda/slab.h>
@@ -301,6 +302,25 @@ TEST(TypesafeByRcu, ACacheWithEmptySlabsCanBeDestroyed) {
             EXPECT_EQ(ksize(p), 0u);
         },
         20);
+    EXPECT_TRUE(succeeded(end));
+}
+
+// A handler that comes while its slabs go must see that its thread is inside the allocator.
+TEST(TypesafeByRcu, SlabsGoInASlowPath) {
+    child_end end = in_child([] {
+        static int destructed;
+        kmem_cache_args args = {};
+        args.dtor = [](void *) {
+            destructed++;
+            EXPECT_NE(pagoda::t_thread.depth, 0);
+        };
+        struct kmem_cache *c = kmem_cache_create("typesafe", 128, &args, SLAB_TYPESAFE_BY_RCU);
+        kmem_cache_free(c, kmem_cache_alloc(c, GFP_KERNEL));
+        kmem_cache_shrink(c);
+        pagoda::rcu_barrier();
+        EXPECT_GT(destructed, 0);
+        kmem_cache_destroy(c);
+    });
     EXPECT_TRUE(succeeded(end));
 }
 
