@@ -33,9 +33,14 @@ void set_red_zones(const kmem_cache &c, char *slot, unsigned char byte) {
     memset(slot + t.lead + t.object_size, byte, right_end(t) - t.lead - t.object_size);
 }
 
+// A constructed object keeps its state, and one that readers may still look at what it holds.
+bool is_poisoned(const cache_traits &t) {
+    return (t.flags & (SLAB_POISON | SLAB_TYPESAFE_BY_RCU)) == SLAB_POISON && t.ctor == nullptr;
+}
+
 void poison(const kmem_cache &c, char *slot) {
     const cache_traits &t = *c.traits;
-    if ((t.flags & SLAB_POISON) == 0 || t.ctor != nullptr) // a constructed object keeps its state
+    if (!is_poisoned(t))
         return;
     memset(slot + t.lead, kPoison, t.object_size - 1);
     slot[t.lead + t.object_size - 1] = static_cast<char>(kPoisonEnd);
@@ -90,7 +95,7 @@ void debug_init_object(const kmem_cache &c, char *slot) {
 void debug_note_alloc(const kmem_cache &c, char *slot, const void *caller) {
     const cache_traits &t = *c.traits;
     check_red_zones(c, slot, kRedFree);
-    if ((t.flags & SLAB_POISON) != 0 && t.ctor == nullptr) {
+    if (is_poisoned(t)) {
         const char *end = slot + t.lead + t.object_size - 1;
         check(c, slot, slot + t.lead, end, kPoison, "written to after it was freed");
         check(c, slot, end, end + 1, kPoisonEnd, "written to after it was freed");

@@ -282,18 +282,20 @@ void *shared_alloc(kmem_cache &c, gfp_t gfp, const void *caller) {
 }
 
 void shared_free(void *object, gfp_t gfp, const void *caller) {
-    kmem_cache *c = cache_of_pointer(object);
-    if (c == nullptr) { // its slab went a moment ago
+    const slab *own = page_at(static_cast<uint32_t>(page_index(object))).slab;
+    if (own == nullptr) { // it went a moment ago
         report_double_free(object);
         return;
     }
+    kmem_cache *c = own->cache;
     char *slot = static_cast<char *>(object) - c->traits->lead;
-    slab_position at = slab_find(c->info, slot);
+    // In front of its slab's first object a pointer is none of the slab before.
+    const char *first = static_cast<const char *>(page_address(own->first));
+    slab_position at = slot >= first ? slab_find(c->info, slot) : slab_position{};
     if (!at.exact) {
-        report_interior(
-            *c, object,
-            static_cast<size_t>(slot - static_cast<char *>(page_address(at.slab->first))) %
-                c->info.size);
+        size_t offset = slot >= first ? static_cast<size_t>(slot - first) % c->info.size
+                                      : reinterpret_cast<uintptr_t>(object);
+        report_interior(*c, object, offset);
         return;
     }
     if (slab_is_free(at)) { // its marks are a free object's already

@@ -197,12 +197,14 @@ static inline char *kmemdup_nul(const char *source, size_t len, gfp_t flags) {
 typedef unsigned int slab_flags_t;
 #define SLAB_CONSISTENCY_CHECKS 0x1u /* report frees that do not belong, and leak the object */
 #define SLAB_RED_ZONE 0x2u           /* guard bytes around each object, checked */
-#define SLAB_POISON 0x4u             /* freed objects are filled, and checked when handed out */
-#define SLAB_HWCACHE_ALIGN 0x10u     /* align to cache lines (objects above half a line) */
-#define SLAB_CACHE_DMA 0x20u         /* pages from the DMA zone */
-#define SLAB_CACHE_DMA32 0x40u       /* pages from the DMA32 zone */
-#define SLAB_STORE_USER 0x80u        /* remember who allocated and who freed each object */
-#define SLAB_PANIC 0x100u            /* abort() when the cache cannot be created */
+/* Freed objects are filled, and checked when handed out; not with a ctor or SLAB_TYPESAFE_BY_RCU,
+ * where they have to keep what they hold. */
+#define SLAB_POISON 0x4u
+#define SLAB_HWCACHE_ALIGN 0x10u /* align to cache lines (objects above half a line) */
+#define SLAB_CACHE_DMA 0x20u     /* pages from the DMA zone */
+#define SLAB_CACHE_DMA32 0x40u   /* pages from the DMA32 zone */
+#define SLAB_STORE_USER 0x80u    /* remember who allocated and who freed each object */
+#define SLAB_PANIC 0x100u        /* abort() when the cache cannot be created */
 /* The memory of freed objects stays objects of this cache until a grace period has passed: readers
  * inside pagoda_rcu_read_lock() may look at them and check again. Objects themselves are reused at
  * once. */

@@ -332,6 +332,29 @@ TEST(KmemCache, ASharedCachesMisusesAreReported) {
     EXPECT_TRUE(end.said("double free")) << end.errors;
 }
 
+// The left red zone of a slab's first object is not behind anything of that slab.
+TEST(KmemCache, AFreeInFrontOfASlabsFirstObjectIsReported) {
+    child_end end = in_child([] {
+        pagoda::mutable_options().on_error = pagoda::error_policy::report;
+        struct kmem_cache *c = make("zoned", 256, SLAB_RED_ZONE | SLAB_HWCACHE_ALIGN);
+        std::vector<void *> held; // slabs that follow each other
+        for (int i = 0; i < 2000; i++)
+            held.push_back(kmem_cache_alloc(c, GFP_KERNEL));
+        for (void *p : held) {
+            auto *object = static_cast<char *>(p);
+            if (reinterpret_cast<uintptr_t>(object) % pagoda::kPageSize == 64)
+                kfree(object - 64); // where a slab may begin
+        }
+        for (void *p : held)
+            kmem_cache_free(c, p);
+        kmem_cache_destroy(c);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("inside an object of cache zoned")) << end.errors;
+    EXPECT_FALSE(end.said("double free")) << end.errors;
+    EXPECT_FALSE(end.said("still in use")) << end.errors;
+}
+
 TEST(KmemCache, DmaCachesHaveNoMemoryWithoutADevice) {
     for (slab_flags_t flag : {SLAB_CACHE_DMA, SLAB_CACHE_DMA32}) {
         struct kmem_cache *c = make("dma", 64, flag);

@@ -113,4 +113,23 @@ TEST(DebugCaches, AConstructedObjectKeepsItsState) {
     EXPECT_EQ(end.errors, "");
 }
 
+// Readers look at freed objects of such a cache, and may take a lock or a reference in them.
+TEST(DebugCaches, AnObjectThatReadersMayLookAtKeepsWhatItHolds) {
+    child_end end = reported([] {
+        struct kmem_cache *c = make(SLAB_POISON | SLAB_RED_ZONE | SLAB_TYPESAFE_BY_RCU);
+        auto *p = static_cast<char *>(kmem_cache_alloc(c, GFP_KERNEL));
+        memset(p, 7, 50);
+        int section = pagoda_rcu_read_lock();
+        kmem_cache_free(c, p);
+        EXPECT_EQ(p[0], 7);
+        EXPECT_EQ(p[49], 7);
+        p[10] = 8;
+        pagoda_rcu_read_unlock(section);
+        EXPECT_EQ(kmem_cache_alloc(c, GFP_KERNEL), p);
+        EXPECT_EQ(p[10], 8);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.errors, "");
+}
+
 } // namespace
