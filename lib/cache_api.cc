@@ -205,15 +205,23 @@ PAGODA_EXPORT unsigned int pagoda_kmem_cache_size(::kmem_cache *cache) {
     return internal(cache).traits->object_size;
 }
 
-PAGODA_EXPORT bool pagoda_kmem_cache_charge(void *object, gfp_t) {
-    kmem_cache *c = cache_of_pointer(object);
-    if (c == nullptr || c->cls != kClassShared || (c->traits->flags & SLAB_ACCOUNT) == 0)
+PAGODA_EXPORT bool pagoda_kmem_cache_charge(void *object, gfp_t flags) {
+    group *payer = current_group();
+    if (payer == nullptr)
+        return true;
+    const kmem_cache *c = cache_of_pointer(object);
+    if (c == nullptr || c->cls != kClassShared)
         return false;
+    slow_path scope;
     slab_position at = slab_find(c->info, static_cast<char *>(object) - c->traits->lead);
-    group *&payer = at.slab->owners[at.object];
-    if (payer == nullptr && group_charge(current_group(), c->info.size))
-        payer = current_group();
-    return payer != nullptr || current_group() == nullptr;
+    if (group_owner(at) != nullptr)
+        return true;
+    if (!group_charge(payer, c->info.size))
+        return false;
+    if (group_set_owner(at, payer, scope.limit(flags)))
+        return true;
+    group_uncharge(payer, c->info.size);
+    return false;
 }
 
 // Sheaves of the caller's own.

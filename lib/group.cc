@@ -89,6 +89,46 @@ void group_uncharge(group *g, uint64_t bytes) {
     drop_reference(g);
 }
 
+static size_t owners_size(const slab *s) { return sizeof(group *) * s->objects; }
+
+static void free_owners(group **owners, const slab *s) {
+    cache_free(class_for_size(owners_size(s)), owners, GFP_KERNEL);
+}
+
+bool group_set_owner(const slab_position &at, group *payer, gfp_t gfp) {
+    group **owners = at.slab->owners.load(std::memory_order_acquire);
+    if (owners == nullptr) {
+        size_t bytes = owners_size(at.slab);
+        auto *fresh = static_cast<group **>(cache_alloc(class_for_size(bytes), gfp));
+        if (fresh == nullptr)
+            return false;
+        memset(fresh, 0, bytes);
+        if (at.slab->owners.compare_exchange_strong(owners, fresh, std::memory_order_acq_rel))
+            owners = fresh;
+        else
+            free_owners(fresh, at.slab); // another object's owner was faster
+    }
+    owners[at.object] = payer;
+    return true;
+}
+
+group *group_owner(const slab_position &at) {
+    group **owners = at.slab->owners.load(std::memory_order_acquire);
+    return owners != nullptr ? owners[at.object] : nullptr;
+}
+
+group *group_take_owner(const slab_position &at) {
+    group *payer = group_owner(at);
+    if (payer != nullptr)
+        at.slab->owners.load(std::memory_order_relaxed)[at.object] = nullptr;
+    return payer;
+}
+
+void group_drop_owners(slab *s) {
+    if (group **owners = s->owners.load(std::memory_order_acquire))
+        free_owners(owners, s);
+}
+
 kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp) {
     if (c.cls == kClassShared)
         return &c;

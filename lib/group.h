@@ -23,11 +23,20 @@ group *current_group();
 bool group_charge(group *g, uint64_t bytes);
 void group_uncharge(group *g, uint64_t bytes);
 
+// Who pays for an object of a cache without sheaves. The objects that are paid for are the callers'
+// own; `set` is false where there is no memory for the note.
+bool group_set_owner(const slab_position &at, group *payer, gfp_t gfp);
+group *group_owner(const slab_position &at);
+// The one who paid for an object that goes.
+group *group_take_owner(const slab_position &at);
+// Of a slab that goes, with nobody charged.
+void group_drop_owners(slab *s);
+
 // kmalloc of `size` bytes that is charged to current_group(), which is not NULL.
 void *accounted_alloc(size_t size, gfp_t gfp);
 
-// The cache that serves a cache's accounted allocations: itself, or one of the same layout with
-// room for the group behind each object, made on first use. NULL: that failed.
+// The cache that serves a cache's accounted allocations: itself if it has no sheaves, or one of the
+// same layout without, made on first use. NULL: that failed.
 kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp);
 // c has no twin any more; returns the one it had.
 kmem_cache *forget_twin(kmem_cache &c);

@@ -263,7 +263,7 @@ void cache_free(unsigned cls, void *object, gfp_t gfp) {
 // Without sheaves.
 
 void *shared_alloc(kmem_cache &c, gfp_t gfp, const void *caller) {
-    bool accounted = (c.traits->flags & SLAB_ACCOUNT) != 0;
+    bool accounted = (gfp & __GFP_ACCOUNT) != 0 || (c.traits->flags & SLAB_ACCOUNT) != 0;
     group *payer = accounted ? current_group() : nullptr;
     if (!group_charge(payer, c.info.size))
         return nullptr;
@@ -272,9 +272,10 @@ void *shared_alloc(kmem_cache &c, gfp_t gfp, const void *caller) {
         group_uncharge(payer, c.info.size);
         return nullptr;
     }
-    if (accounted) {
-        slab_position at = slab_find(c.info, slot);
-        at.slab->owners[at.object] = payer;
+    if (payer != nullptr && !group_set_owner(slab_find(c.info, slot), payer, gfp)) {
+        give_to_slabs(c, &slot, 1, gfp);
+        group_uncharge(payer, c.info.size);
+        return nullptr;
     }
     if ((c.traits->flags & kDebugFlags) != 0)
         debug_note_alloc(c, static_cast<char *>(slot), caller);
@@ -304,8 +305,7 @@ void shared_free(void *object, gfp_t gfp, const void *caller) {
     }
     if ((c->traits->flags & kDebugFlags) != 0)
         debug_note_free(*c, slot, caller);
-    if (at.slab->owners != nullptr)
-        group_uncharge(at.slab->owners[at.object], c->info.size);
+    group_uncharge(group_take_owner(at), c->info.size);
     void *const slots[] = {slot};
     give_to_slabs(*c, slots, 1, gfp);
 }

@@ -24,7 +24,7 @@ struct slab {
     slab *all_next;    // in a cache with traits: on its list of all slabs
     slab *all_prev;
     kmem_cache *cache;
-    struct group **owners; // who is charged for each object; NULL: nobody ever is
+    std::atomic<struct group **> owners; // who is charged for each object; NULL: nobody was yet
     slab *next;
     slab *prev;
     slab *late_next; // on the cache's list of slabs with late frees

@@ -2,6 +2,7 @@
 
 #include "hugepage/zone.h"
 #include "lib/debug_layout.h"
+#include "lib/group.h"
 #include "lib/misuse.h"
 #include "lib/rcu.h"
 #include "lib/thread.h"
@@ -77,8 +78,7 @@ void for_each_object(const kmem_cache &c, const slab *s, void (*fn)(void *)) {
 void destroy(kmem_cache &c, slab *s) {
     if (c.traits != nullptr && c.traits->dtor != nullptr)
         for_each_object(c, s, c.traits->dtor);
-    if (s->owners != nullptr)
-        cache_free(class_for_size(sizeof(group *) * s->objects), s->owners, GFP_KERNEL);
+    group_drop_owners(s);
     slab_destroy(s, c.info);
 }
 
@@ -109,15 +109,6 @@ slab *create(kmem_cache &c, gfp_t gfp, bool populate) {
     if (s == nullptr)
         return nullptr;
     s->cache = &c;
-    if (c.traits != nullptr && (c.traits->flags & SLAB_ACCOUNT) != 0) {
-        size_t bytes = sizeof(group *) * s->objects;
-        s->owners = static_cast<group **>(cache_alloc(class_for_size(bytes), gfp));
-        if (s->owners == nullptr) {
-            slab_destroy(s, c.info);
-            return nullptr;
-        }
-        memset(s->owners, 0, bytes);
-    }
     if (c.traits != nullptr && (c.traits->flags & kDebugFlags) != 0)
         for (uint32_t i = 0; i < s->objects; i++)
             debug_init_object(c, static_cast<char *>(page_address(s->first)) + i * c.info.size);
@@ -293,6 +284,9 @@ void slabs_drop(kmem_cache &c) {
     c.lock.unlock();
     for (slab *next = nullptr; s != nullptr; s = next) {
         next = s->all_next;
+        for (uint32_t i = 0; i < s->objects; i++)
+            group_uncharge(group_take_owner({s, i, true}), c.info.size);
+        group_drop_owners(s);
         s->in_use = 0;
         slab_destroy(s, c.info);
     }

@@ -328,8 +328,10 @@ static inline void kfree_bulk(size_t count, void **objects) {
     pagoda_kmem_cache_free_bulk(NULL, count, objects);
 }
 
-/* Charges an object that was allocated without __GFP_ACCOUNT to the calling thread's group. False:
- * the group is at its limit, and the object stays uncharged. */
+/* Charges an object of a SLAB_ACCOUNT cache that was allocated when nobody was charged to the
+ * calling thread's group. True also where the thread has none, or the object is charged already.
+ * False: the group is at its limit, memory is short, or it is an object of another cache, which are
+ * charged only when they are allocated; it stays uncharged. */
 bool pagoda_kmem_cache_charge(void *object, gfp_t flags);
 static inline bool kmem_cache_charge(void *object, gfp_t flags) {
     return pagoda_kmem_cache_charge(object, flags);

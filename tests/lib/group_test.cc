@@ -89,6 +89,45 @@ TEST_F(Group, CachesAccountByFlagOrByTheCallsFlag) {
     kmem_cache_destroy(asked);
 }
 
+// A cache without sheaves serves its accounted objects itself.
+TEST_F(Group, CachesWithoutSheavesAccountByTheCallsFlag) {
+    struct kmem_cache *checked = kmem_cache_create("checked", 64, nullptr, SLAB_RED_ZONE);
+    void *plain = kmem_cache_alloc(checked, GFP_KERNEL);
+    EXPECT_EQ(pagoda_group_usage(group_), 0u);
+    void *charged = kmem_cache_alloc(checked, GFP_KERNEL_ACCOUNT);
+    size_t one = pagoda_group_usage(group_);
+    EXPECT_GE(one, 64u);
+    kmem_cache_free(checked, plain);
+    EXPECT_EQ(pagoda_group_usage(group_), one);
+    kmem_cache_free(checked, charged);
+    EXPECT_EQ(pagoda_group_usage(group_), 0u);
+    for (int i = 0; i < 100; i++) // places of charged objects among them
+        kmem_cache_free(checked, kmem_cache_alloc(checked, GFP_KERNEL));
+    std::vector<void *> held;
+    while (held.size() < (1 << 20) / 64)
+        held.push_back(kmem_cache_alloc(checked, GFP_KERNEL_ACCOUNT | __GFP_NOWARN));
+    EXPECT_NE(held[1000], nullptr);
+    EXPECT_EQ(held.back(), nullptr) << "over the limit";
+    EXPECT_LE(pagoda_group_usage(group_), pagoda_group_limit(group_));
+    for (void *p : held)
+        kmem_cache_free(checked, p);
+    kmem_cache_destroy(checked);
+}
+
+TEST_F(Group, HeapsAccountUntilTheyAreDestroyed) {
+    pagoda_heap *heap = pagoda_heap_create("tenants");
+    void *p = pagoda_heap_alloc(heap, 100, GFP_KERNEL_ACCOUNT);
+    EXPECT_GE(pagoda_group_usage(group_), 100u);
+    EXPECT_NE(pagoda_heap_alloc(heap, 1 << 21, GFP_KERNEL), nullptr) << "not charged";
+    EXPECT_EQ(pagoda_heap_alloc(heap, 1 << 21, GFP_KERNEL_ACCOUNT | __GFP_NOWARN), nullptr);
+    size_t one = pagoda_group_usage(group_);
+    EXPECT_NE(pagoda_heap_alloc(heap, 1000, GFP_KERNEL_ACCOUNT), nullptr);
+    pagoda_heap_free(p);
+    EXPECT_NE(pagoda_group_usage(group_), one);
+    pagoda_heap_destroy(heap);
+    EXPECT_EQ(pagoda_group_usage(group_), 0u);
+}
+
 TEST_F(Group, AnUnchargedObjectCanBeChargedLater) {
     struct kmem_cache *c = kmem_cache_create("later", 64, nullptr, SLAB_ACCOUNT);
     pagoda_group_enter(nullptr);
@@ -103,6 +142,9 @@ TEST_F(Group, AnUnchargedObjectCanBeChargedLater) {
     EXPECT_EQ(pagoda_group_usage(group_), one) << "once";
     void *plain = kmalloc(64, GFP_KERNEL);
     EXPECT_FALSE(kmem_cache_charge(plain, GFP_KERNEL));
+    pagoda_group_enter(nullptr);
+    EXPECT_TRUE(kmem_cache_charge(plain, GFP_KERNEL)) << "there is nothing to charge it to";
+    pagoda_group_enter(group_);
     kfree(plain);
     kmem_cache_free(c, p);
     kmem_cache_destroy(c);

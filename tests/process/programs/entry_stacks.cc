@@ -124,8 +124,7 @@ void caches() {
         pagoda_kmem_cache_shrink(each);
         need(pagoda_kmem_cache_size(each) == 64);
     }
-    void *leak = have(pagoda_kmem_cache_alloc(debug, kFlags));
-    need(!pagoda_kmem_cache_charge(leak, kFlags));
+    have(pagoda_kmem_cache_alloc(debug, kFlags));     // and leaks it
     for (struct kmem_cache *each : {c, debug, typed}) // debug with its report
         pagoda_kmem_cache_destroy(each);
     kmem_buckets *b = have(pagoda_kmem_buckets_create("b", 0, 0, 0, nullptr));
@@ -149,7 +148,12 @@ void grace_periods() {
 
 void groups_and_heaps() {
     pagoda_group *g = have(pagoda_group_create("g", 1 << 20));
+    struct kmem_cache *later = have(pagoda_kmem_cache_create("later", 64, nullptr, SLAB_ACCOUNT));
+    void *uncharged = have(pagoda_kmem_cache_alloc(later, kFlags));
     need(pagoda_group_enter(g) == nullptr);
+    need(pagoda_kmem_cache_charge(uncharged, kFlags) && pagoda_group_usage(g) != 0);
+    pagoda_kmem_cache_free(later, uncharged);
+    pagoda_kmem_cache_destroy(later);
     void *p = have(pagoda_kmalloc(100, kFlags | __GFP_ACCOUNT));
     void *run = have(pagoda_kmalloc(100000, kFlags | __GFP_ACCOUNT));
     need(pagoda_group_usage(g) != 0 && pagoda_group_peak(g) != 0);
