@@ -18,7 +18,8 @@ kmem_cache *cache_create(const char *name, uint32_t size, const kmem_cache_args 
 // The same for a part of something larger: never shared, and without sheaves, so that all its
 // objects in use are known from its slabs. May hold objects larger than KMALLOC_MAX_SIZE.
 kmem_cache *cache_create_private(const char *name, uint32_t size, uint32_t align);
-// Ends a private cache with whatever is left in it.
+// Ends a cache that is private, or that nobody has seen yet, with whatever is left in it. Waits for
+// no grace period.
 void cache_drop(kmem_cache *c);
 void cache_destroy(kmem_cache *c);
 bool cache_shrink(kmem_cache &c);

@@ -19,7 +19,7 @@ kmem_cache *cache_set::add(std::atomic<kmem_cache *> &at, kmem_cache *made) {
     kmem_cache *first = nullptr;
     if (made == nullptr || at.compare_exchange_strong(first, made, std::memory_order_acq_rel))
         return made;
-    cache_destroy(made); // another thread was faster
+    cache_drop(made); // another thread was faster
     return first;
 }
 

@@ -139,7 +139,7 @@ kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp) {
     twin = make_twin(c);
     kmem_cache *first = nullptr;
     if (twin != nullptr && !slot.compare_exchange_strong(first, twin, std::memory_order_acq_rel)) {
-        cache_destroy(twin); // another thread was faster
+        cache_drop(twin); // another thread was faster
         twin = first;
     }
     return twin;

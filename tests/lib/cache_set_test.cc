@@ -1,6 +1,8 @@
 #include "lib/cache_set.h"
 
+#include "lib/cache_list.h"
 #include "lib/heap.h"
+#include "lib/kernel_api.h"
 #include "tests/unit.h"
 
 #include <pagoda/pagoda.h>
@@ -40,6 +42,34 @@ TEST(Buckets, AreCachesOfTheirOwn) {
     kfree(without);
     EXPECT_EQ(kmem_buckets_create(nullptr, 0, 0, 0, nullptr), nullptr);
     EXPECT_EQ(kmem_buckets_create("a b", 0, 0, 0, nullptr), nullptr);
+}
+
+// The slower one of two threads that make the same cache gives his back. He may be inside a
+// section.
+TEST(CacheSet, KeepsTheFirstOfTwo) {
+    child_end end = in_child(
+        [] {
+            ASSERT_TRUE(pagoda::kernel_api_init());
+            static pagoda::cache_set set;
+            auto make = [](uint32_t bytes) {
+                return pagoda::cache_create("made", bytes, {}, SLAB_NO_MERGE);
+            };
+            int section = pagoda_rcu_read_lock();
+            kfree_rcu_mightsleep(kmalloc(64, GFP_KERNEL));
+            pagoda::kmem_cache *first = nullptr;
+            pagoda::kmem_cache *slower = nullptr;
+            pagoda::kmem_cache *got = set.cache_for(100, GFP_KERNEL, [&](uint32_t bytes) {
+                first = set.cache_for(100, GFP_KERNEL, make);
+                return slower = make(bytes);
+            });
+            EXPECT_NE(first, slower);
+            EXPECT_EQ(got, first);
+            EXPECT_EQ(slower->traits, nullptr) << "it is gone";
+            EXPECT_EQ(make(100), slower) << "its value is free again";
+            pagoda_rcu_read_unlock(section);
+        },
+        60);
+    EXPECT_TRUE(succeeded(end));
 }
 
 TEST(Heap, HoldsWhatAModelHolds) {
