@@ -234,11 +234,12 @@ PAGODA_EXPORT void *pagoda_kvrealloc(const void *object, size_t size, size_t ali
 }
 
 PAGODA_EXPORT void *pagoda_kmemdup(const void *source, size_t len, gfp_t flags) {
-    return copy_of(source, len, pagoda_kmalloc(len, flags));
+    return source != nullptr ? copy_of(source, len, pagoda_kmalloc(len, flags)) : nullptr;
 }
 
 PAGODA_EXPORT void *pagoda_kvmemdup(const void *source, size_t len, gfp_t flags) {
-    return copy_of(source, len, pagoda_kvmalloc(len, 1, flags, NUMA_NO_NODE));
+    return source != nullptr ? copy_of(source, len, pagoda_kvmalloc(len, 1, flags, NUMA_NO_NODE))
+                             : nullptr;
 }
 
 PAGODA_EXPORT char *pagoda_kmemdup_nul(const char *source, size_t len, gfp_t flags) {

@@ -343,6 +343,8 @@ TEST(Duplicates, AreCopiesWithTheirEnd) {
     EXPECT_EQ(kstrdup(nullptr, GFP_KERNEL), nullptr);
     EXPECT_EQ(kstrndup(nullptr, 3, GFP_KERNEL), nullptr);
     EXPECT_EQ(kmemdup_nul(nullptr, 3, GFP_KERNEL), nullptr);
+    EXPECT_EQ(kmemdup(nullptr, 3, GFP_KERNEL), nullptr);
+    EXPECT_EQ(kvmemdup(nullptr, 3, GFP_KERNEL), nullptr);
     EXPECT_EQ(kmemdup_array(s, kHuge / 2, 3, GFP_KERNEL | __GFP_NOWARN), nullptr);
     for (void *p : {static_cast<void *>(s), static_cast<void *>(n), static_cast<void *>(m), d, v,
                     static_cast<void *>(f)})
