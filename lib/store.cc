@@ -187,6 +187,7 @@ PAGODA_EXPORT void pagoda_store_close(pagoda_store *s) {
 
 PAGODA_EXPORT void *pagoda_store_get(pagoda_store *s, const char *key, size_t size, bool *found) {
     size_t length = strlen(key);
+    *found = false;
     if (length == 0 || length >= PAGODA_STORE_KEY_MAX || size == 0 ||
         size > UINT32_MAX * kPageSize / 2)
         return nullptr;
@@ -201,7 +202,8 @@ PAGODA_EXPORT void *pagoda_store_get(pagoda_store *s, const char *key, size_t si
     *found = region != nullptr;
     if (region == nullptr && r != -ENOENT && r != -EPIPE)
         return nullptr; // there is one, and it cannot be had: not a new one in its place
-    if (region == nullptr)
+    // More than the machine has would end somebody before it failed.
+    if (region == nullptr && size <= sys::total_memory())
         region = region_create("pagoda-store", pages, true, GFP_KERNEL);
     o = region != nullptr ? make_object(s, region, key) : nullptr;
     if (o == nullptr)

@@ -189,6 +189,9 @@ TEST_F(StoreTest, BadArgumentsGiveNull) {
     EXPECT_EQ(pagoda_store_get(s, "", 1, &found), nullptr);
     EXPECT_EQ(pagoda_store_get(s, "k", 0, &found), nullptr);
     EXPECT_EQ(pagoda_store_get(s, "k", ~size_t{0}, &found), nullptr);
+    found = true;
+    EXPECT_EQ(pagoda_store_get(s, "k", pagoda::sys::total_memory() + 1, &found), nullptr);
+    EXPECT_FALSE(found);
     pagoda_store_close(s);
 }
 
