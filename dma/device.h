@@ -8,8 +8,8 @@
 #include <atomic>
 
 namespace pagoda::dma {
-struct bus;        // a VFIO device's file descriptors, regions and interrupts; NULL: software
-struct managed;    // devm_*: released with the device
+struct bus;         // a VFIO device's file descriptors, regions and interrupts; NULL: software
+struct managed;     // devm_*: released with the device
 struct debug_table; // dma-debug's records
 } // namespace pagoda::dma
 

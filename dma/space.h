@@ -29,8 +29,8 @@ class space {
     iommu &back_end() { return *iommu_; }
     bool translates() const { return iommu_->ops->translates; }
 
-    // A device was attached: reads the windows again. -EADDRINUSE: something is mapped where the new
-    // device may not go; the device must be detached again.
+    // A device was attached: reads the windows again. -EADDRINUSE: something is mapped where the
+    // new device may not go; the device must be detached again.
     int refresh_windows();
 
     // The device address of [p, p + bytes) in heap memory whose granules are mapped at addresses

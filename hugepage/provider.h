@@ -38,11 +38,11 @@ int pagoda_block_hold(const void *p, void **start, size_t *bytes);
 // Ends a hold before release() was asked.
 void pagoda_block_release(const void *p);
 
-// A device uses part of the live object (malloc, kmalloc, a cache's, pages, an area of vmalloc) that
-// [p, p + bytes) lies in, until the matching pagoda_object_release(). As long as somebody does, a
-// free of the object is reported and put off until the last release, and realloc copies. No system
-// call and no lock for objects of slabs once one of the slab was held. 0; -EFAULT: p is in no live
-// object of this heap; -ERANGE: the object ends before p + bytes; -EOVERFLOW: 32767 holds.
+// A device uses part of the live object (malloc, kmalloc, a cache's, pages, an area of vmalloc)
+// that [p, p + bytes) lies in, until the matching pagoda_object_release(). As long as somebody
+// does, a free of the object is reported and put off until the last release, and realloc copies. No
+// system call and no lock for objects of slabs once one of the slab was held. 0; -EFAULT: p is in
+// no live object of this heap; -ERANGE: the object ends before p + bytes; -EOVERFLOW: 32767 holds.
 int pagoda_object_hold(const void *p, size_t bytes);
 void pagoda_object_release(const void *p);
 

@@ -238,10 +238,10 @@ PAGODA_EXPORT void pagoda_free_percpu(void *ptr) {
     misuse(t);
 }
 
-PAGODA_EXPORT unsigned int pagoda_cpu_count() { return kernel_api_enter(GFP_KERNEL) ? count() : 1; }
+PAGODA_EXPORT unsigned int pagoda_cpu_count() { return heap_init() ? count() : 1; }
 
 PAGODA_EXPORT unsigned int pagoda_cpu_number() {
-    if (!kernel_api_enter(GFP_KERNEL))
+    if (!heap_init())
         return 0;
     int32_t cpu = cpu_by_rseq();
     return cpu >= 0 ? static_cast<unsigned>(cpu) : shared_number();

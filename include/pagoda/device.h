@@ -23,22 +23,22 @@ struct device {
 
 /* How a device is reached. */
 enum pagoda_iommu {
-    PAGODA_IOMMU_ANY,      /* iommufd where the kernel has it, else type1; never NONE */
-    PAGODA_IOMMU_TYPE1,    /* VFIO container and group */
-    PAGODA_IOMMU_IOMMUFD,  /* /dev/iommu and the device's own node */
-    PAGODA_IOMMU_NONE,     /* VFIO's no-IOMMU mode: the device can reach all of the machine's memory */
+    PAGODA_IOMMU_ANY,     /* iommufd where the kernel has it, else type1; never NONE */
+    PAGODA_IOMMU_TYPE1,   /* VFIO container and group */
+    PAGODA_IOMMU_IOMMUFD, /* /dev/iommu and the device's own node */
+    PAGODA_IOMMU_NONE, /* VFIO's no-IOMMU mode: the device can reach all of the machine's memory */
     PAGODA_IOMMU_SOFTWARE, /* the software IOMMU of pagoda_software_device() */
 };
 
 /* Opens the PCI device at `where`: an address ("0000:00:04.0", "00:04.0") or vendor:device
  * ("1234:11e8", the first that is bound to vfio-pci). The device is reset and left without bus
  * mastering; its memory space is on. Devices of one process share an address space where their
- * IOMMU lets them. Returns NULL on failure: errno says which, and pagoda_device_error() says what to
- * do about it. May block; allocates. Not after fork in the child. */
+ * IOMMU lets them. Returns NULL on failure: errno says which, and pagoda_device_error() says what
+ * to do about it. May block; allocates. Not after fork in the child. */
 struct device *pagoda_device_open(const char *where, enum pagoda_iommu iommu);
 
-/* Closes it: bus mastering off, interrupts off, BARs unmapped, managed resources released, then what
- * the device alone had mapped. Mappings that were not undone are reported. NULL is ignored. */
+/* Closes it: bus mastering off, interrupts off, BARs unmapped, managed resources released, then
+ * what the device alone had mapped. Mappings that were not undone are reported. NULL is ignored. */
 void pagoda_device_close(struct device *dev);
 
 /* The sentence that explains this thread's last failure of a function of device.h, pci.h or io.h,
@@ -49,8 +49,8 @@ const char *pagoda_device_error(void);
 enum pagoda_iommu pagoda_device_iommu(const struct device *dev);
 
 /* Windows of device addresses that the IOMMU accepts, lowest first, at most `capacity` of them into
- * first[] and last[] (inclusive). Returns how many there are. Reserved ones (interrupts) lie between
- * them. They may shrink when another device is opened. */
+ * first[] and last[] (inclusive). Returns how many there are. Reserved ones (interrupts) lie
+ * between them. They may shrink when another device is opened. */
 int pagoda_device_windows(const struct device *dev, uint64_t *first, uint64_t *last, int capacity);
 
 /* Counters of the device's address space. */

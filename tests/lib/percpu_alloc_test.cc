@@ -91,6 +91,16 @@ TEST_IN_CHILD(without_waiting_has_what_is_backed_already) {
     free_percpu(few);
 }
 
+// A handler may ask at any time: nobody's work is done on the way.
+TEST_IN_CHILD(cpu_numbers_are_had_without_waiting) {
+    ASSERT_NE(pagoda_alloc_percpu(8, 8, GFP_KERNEL), nullptr);
+    while (heap_alloc(kPageSize, GFP_ATOMIC) != nullptr)
+        continue;
+    uint64_t reserve = heap_get_stats().reserve_bytes;
+    EXPECT_LT(pagoda_cpu_number(), pagoda_cpu_count());
+    EXPECT_EQ(heap_get_stats().reserve_bytes, reserve) << "left to those who may wait";
+}
+
 TEST_IN_CHILD(that_cannot_be_had_is_null) {
     ASSERT_TRUE(heap_init());
     for (int works = 0; works < 40; works++) {
