@@ -93,10 +93,15 @@ void zone::reclaim() {
         reclaim_();
 }
 
+// With it comes what earlier purges left: a pageblock must not be isolated a second time meanwhile.
 bool zone::lock_as(bool may_wait) {
     if (may_wait)
         lock_.lock();
-    return may_wait || lock_.try_lock_briefly();
+    else if (!lock_.try_lock_briefly())
+        return false;
+    if (PAGODA_UNLIKELY(purges_left_.load(std::memory_order_relaxed)))
+        finish_purges_locked();
+    return true;
 }
 
 // Gives the isolated pages back to the kernel, each run shrunk to OS pages: what is left at the

@@ -114,6 +114,40 @@ TEST(PurgeTest, EndsWithoutTheLockLoseNothing) {
     });
 }
 
+// A purge that ended without the lock has left its pageblock isolated. When more of that block is
+// free by the next purge, that one must not isolate it a second time.
+TEST(PurgeTest, TheNextPurgeFindsWhatTheLastOneLeft) {
+    in_fresh_zone([](zone &z) {
+        for (int round = 0, left = 0; round < 300 && left < 20; round++) {
+            uint32_t first = get(kPageblockPages);
+            ASSERT_EQ(first % kPageblockPages, 0u);
+            fill(first, kPageblockPages);
+            for (uint32_t p = 1; p < kPageblockPages; p += 2) // a call for each: a slow purge
+                z.free(first + p, 1, true, GFP_KERNEL);
+            pageblock &b = g_space.pageblocks.as<pageblock>()[first / kPageblockPages];
+            std::atomic<bool> over{false};
+            std::thread purging([&] {
+                z.purge(0, false);
+                over = true;
+            });
+            while (!over && std::atomic_ref<uint64_t>(b.isolated[0]).load() == 0) {
+            }
+            z.stats();                          // waits until all are isolated
+            z.free(first, 1, true, GFP_KERNEL); // of the same block, meanwhile
+            {
+                lock_guard g(z.lock());
+                purging.join();
+                left += b.purge_ended.load() != purge_end::none;
+            }
+            z.purge(0);
+            for (uint32_t p = 2; p < kPageblockPages; p += 2)
+                z.free(first + p, 1, true, GFP_KERNEL);
+            ASSERT_TRUE(z.consistent());
+            ASSERT_EQ(z.stats().free, z.stats().present);
+        }
+    });
+}
+
 TEST(PurgeTest, UnmapsWhereAddressesAreLimited) {
     in_fresh_zone([](zone &z) {
         z.set_limits({uint64_t{1} << 40, kNoLimit, false});
