@@ -17,8 +17,10 @@ void page_refs_put(const ::page *p, uint32_t count, const char *operation) {
         return;
     uint32_t head = pages_compound_head(index);
     page &pg = page_at(head);
-    if (pg.order > 0 && (pg.flags & kPageCompound) == 0 &&
-        pg.refs.load(std::memory_order_relaxed) == count) {
+    // In this order: __free_pages() leaves the first page to us before it drops its own reference.
+    if (pg.refs.load(std::memory_order_acquire) == count &&
+        std::atomic_ref<uint8_t>(pg.order).load(std::memory_order_relaxed) > 0 &&
+        (pg.flags & kPageCompound) == 0) {
         // One page of it would be free and the others lost.
         text_buffer<192> t;
         t << operation << " of the last reference to " << page_address(head)

@@ -194,26 +194,32 @@ uint32_t block_index(uint32_t index, unsigned order, const char *operation) {
 
 void free_block(uint32_t index, unsigned order, gfp_t gfp) {
     page &pg = page_at(index);
-    bool splits = order > 0 && (pg.flags & kPageCompound) == 0;
-    uint32_t refs = pg.refs.load(std::memory_order_relaxed);
-    do {
-        if (refs == 0) {
-            report_double_free(page_address(index));
-            return;
-        }
-    } while (!pg.refs.compare_exchange_weak(refs, refs - 1, std::memory_order_acq_rel));
-    if (refs == 1) {
-        pages_release(index, gfp);
-    } else if (splits) { // whoever holds the other reference has the first page only
-        uint32_t tails = (1u << order) - 1;
-        pg.order = 0;
-        count(0, -int64_t{tails});
-        if (group *owner = owner_of(index)) {
-            owner->references.fetch_add(1, std::memory_order_relaxed);
-            group_uncharge(owner, uint64_t{tails} << kPageShift);
-        }
-        give_back(index + 1, tails, gfp);
+    if (order == 0 || (pg.flags & kPageCompound) != 0) {
+        if (pages_drop(index, 1))
+            pages_release(index, gfp);
+        return;
     }
+    uint32_t last = 1;
+    if (pg.refs.compare_exchange_strong(last, 0, std::memory_order_acq_rel)) {
+        pages_release(index, gfp);
+        return;
+    }
+    // Whoever has the other references has the first page only, and may drop them at any time. So
+    // the block is made smaller while ours keeps it from being free.
+    auto whole = static_cast<uint8_t>(order);
+    if (last == 0 || !std::atomic_ref<uint8_t>(pg.order).compare_exchange_strong(whole, 0)) {
+        report_double_free(page_address(index));
+        return;
+    }
+    uint32_t tails = (1u << order) - 1;
+    count(0, -int64_t{tails});
+    if (group *owner = owner_of(index)) {
+        owner->references.fetch_add(1, std::memory_order_relaxed);
+        group_uncharge(owner, uint64_t{tails} << kPageShift);
+    }
+    give_back(index + 1, tails, gfp);
+    if (pages_drop(index, 1))
+        pages_release(index, gfp);
 }
 
 // Drops a reference of each of these single pages; those that are free go back in runs.

@@ -9,6 +9,8 @@
 #include <pagoda/mm.h>
 #include <pagoda/vmalloc.h>
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 namespace pagoda::test {
@@ -110,6 +112,39 @@ TEST_F(references, are_counted_as_the_kernel_does) {
     EXPECT_TRUE(get_page_unless_zero(p));
     page_ref_sub(p, 2);
     __free_page(p);
+}
+
+// __free_pages() of a block while somebody else gives up the reference that he has to its first
+// page: whoever is last, every page is freed once.
+TEST_F(references, to_a_block_may_end_on_two_threads_at_once) {
+    constexpr int kRounds = 30'000;
+    uint64_t before = used();
+    std::atomic<::page *> shared{nullptr};
+    std::atomic<int> round{0};
+    std::thread other([&] {
+        for (int i = 1; i <= kRounds; i++) {
+            while (round.load() != i)
+                std::this_thread::yield();
+            put_page(shared.load());
+            shared = nullptr;
+        }
+    });
+    for (int i = 1; i <= kRounds; i++) {
+        ::page *p = alloc_pages(GFP_KERNEL, 2);
+        ASSERT_NE(p, nullptr);
+        get_page(p);
+        shared = p;
+        round = i;
+        for (int wait = i % 64; wait > 0; wait--)
+            asm volatile("");
+        __free_pages(p, 2);
+        while (shared.load() != nullptr)
+            std::this_thread::yield();
+    }
+    other.join();
+    __free_page(alloc_page(GFP_KERNEL)); // what a try of a lock left over
+    EXPECT_EQ(used(), before);
+    EXPECT_TRUE(zone_normal().consistent());
 }
 
 TEST_F(references, that_do_not_exist_cannot_be_dropped) {
