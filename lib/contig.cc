@@ -16,7 +16,8 @@ std::atomic<pagoda_region *> area{nullptr};
 
 void give_back(uint32_t first, uint32_t blocks) {
     slow_path scope;
-    zone_normal().free_set_aside(first, blocks * kPageblockPages, false); // nobody touched it
+    // Nobody has touched it, but it may hold what somebody wrote there before.
+    zone_normal().free_set_aside(first, blocks * kPageblockPages, true);
 }
 
 } // namespace

@@ -7,6 +7,8 @@
 #include "lib/heap.h"
 #include "lib/memblock.h"
 
+#include <pagoda/pagoda.h>
+
 #include <errno.h>
 
 namespace pagoda::test {
@@ -42,6 +44,26 @@ TEST_IN_CHILD(that_cannot_be_had_is_refused) {
             return;
         EXPECT_EQ(r, -ENOMEM);
         EXPECT_EQ(zone_normal().stats().set_aside, before);
+    }
+}
+
+// What was taken for an area that could not be made held old bytes: nobody may get them as zeros.
+TEST_IN_CHILD(that_failed_gives_its_memory_back_as_what_it_is) {
+    ASSERT_TRUE(heap_init());
+    constexpr uint32_t kBlocks = 3;
+    page_state state;
+    uint32_t first =
+        zone_normal().alloc(kBlocks * kPageblockPages, kPageblockOrder, GFP_KERNEL, &state);
+    ASSERT_NE(first, kNoPage);
+    memset(page_address(first), 0xee, kBlocks * kPageblockSize);
+    zone_normal().free(first, kBlocks * kPageblockPages, true, GFP_KERNEL);
+    pagoda_set_failure_hook([](size_t, unsigned int, void *) { return true; }, nullptr);
+    EXPECT_EQ(pagoda_contig_reserve(kBlocks * kPageblockSize), -ENOMEM);
+    pagoda_set_failure_hook(nullptr, nullptr);
+    for (uint32_t got;
+         (got = zone_normal().alloc(1, 0, GFP_NOWAIT | kGfpMayFault, &state)) != kNoPage;) {
+        const auto *bytes = static_cast<const unsigned char *>(page_address(got));
+        ASSERT_TRUE(!state.zeroed || bytes[0] == 0) << got;
     }
 }
 
