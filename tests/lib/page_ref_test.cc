@@ -117,14 +117,18 @@ TEST_F(references, are_counted_as_the_kernel_does) {
 // __free_pages() of a block while somebody else gives up the reference that he has to its first
 // page: whoever is last, every page is freed once.
 TEST_F(references, to_a_block_may_end_on_two_threads_at_once) {
-    constexpr int kRounds = 30'000;
+    constexpr int kRounds = 50'000;
+    auto wait_until = [](auto is_so) {
+        for (int spins = 0; !is_so(); spins++)
+            if (spins % 1000 == 999)
+                std::this_thread::yield();
+    };
     uint64_t before = used();
     std::atomic<::page *> shared{nullptr};
     std::atomic<int> round{0};
     std::thread other([&] {
         for (int i = 1; i <= kRounds; i++) {
-            while (round.load() != i)
-                std::this_thread::yield();
+            wait_until([&] { return round.load() == i; });
             put_page(shared.load());
             shared = nullptr;
         }
@@ -138,8 +142,7 @@ TEST_F(references, to_a_block_may_end_on_two_threads_at_once) {
         for (int wait = i % 64; wait > 0; wait--)
             asm volatile("");
         __free_pages(p, 2);
-        while (shared.load() != nullptr)
-            std::this_thread::yield();
+        wait_until([&] { return shared.load() == nullptr; });
     }
     other.join();
     __free_page(alloc_page(GFP_KERNEL)); // what a try of a lock left over
