@@ -62,7 +62,8 @@ void *from_vmalloc(size_t size, size_t align, gfp_t gfp) {
         slow_path scope;
         bool zeroed = false;
         void *p = vmalloc_alloc(size, max_of(align, kPageSize), scope.limit(gfp), &zeroed);
-        return p != nullptr && (gfp & __GFP_ZERO) != 0 && !zeroed ? memset(p, 0, size) : p;
+        bool clear = p != nullptr && (gfp & __GFP_ZERO) != 0 && !zeroed;
+        return clear ? memset(p, 0, vmalloc_size(p)) : p; // what kvrealloc may use without asking
     });
 }
 

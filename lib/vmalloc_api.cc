@@ -50,7 +50,7 @@ void *alloc(size_t size, bool huge, gfp_t gfp) {
         return vmalloc_alloc_guarded(size, huge, gfp, &zeroed);
     });
     if (p != nullptr && (gfp & __GFP_ZERO) != 0 && !zeroed)
-        memset(p, 0, size);
+        memset(p, 0, vmalloc_size(p)); // its last page too: vrealloc may make that the caller's
     return p;
 }
 

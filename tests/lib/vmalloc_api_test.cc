@@ -147,6 +147,30 @@ TEST_F(vmalloc_names, that_zero_do_so_in_used_memory_too) {
     vfree(p);
 }
 
+// An area is whole pages, and with __GFP_ZERO all of it is zero: what a resize makes the caller's
+// in its last page must be.
+TEST_F(vmalloc_names, that_zero_do_so_up_to_the_last_page) {
+    constexpr gfp_t kZeroed = GFP_KERNEL | __GFP_ZERO;
+    constexpr size_t kSize = 5 * kMiB;
+    auto dirty_area = [] {
+        void *p = vmalloc(kSize);
+        memset(p, 0xee, kSize);
+        vfree(p);
+    };
+    dirty_area();
+    void *p = vzalloc(kSize - 4000);
+    EXPECT_TRUE(all_zero(p, kSize));
+    p = vrealloc(p, kSize - 100, kZeroed);
+    EXPECT_TRUE(all_zero(p, kSize - 100));
+    vfree(p);
+    dirty_area();
+    p = kvzalloc(kSize - 4000, GFP_KERNEL);
+    ASSERT_TRUE(is_vmalloc_addr(p));
+    p = kvrealloc(p, kSize - 100, kZeroed);
+    EXPECT_TRUE(all_zero(p, kSize - 100));
+    kvfree(p);
+}
+
 TEST_F(vmalloc_names, put_a_guard_behind_every_area) {
     for (size_t size : {size_t{1}, size_t{4096}, 2 * kMiB - 4096, 2 * kMiB, 5 * kMiB + 1}) {
         void *p = vmalloc(size);
