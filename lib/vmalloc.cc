@@ -79,6 +79,12 @@ void account(const vm_area *a, int64_t sign) {
     zone_normal().note_vmalloc(bytes, slack);
 }
 
+// Of two threads that free an area at once one loses here, with the lock or without.
+bool end_use(vm_area *a, vm_state as) {
+    vm_state busy = vm_state::busy;
+    return std::atomic_ref<vm_state>(a->state).compare_exchange_strong(busy, as);
+}
+
 void free_locked(vm_area *a) {
     stats_now.areas--;
     account(a, -1);
@@ -87,8 +93,7 @@ void free_locked(vm_area *a) {
     cache(a);
 }
 
-void defer(vm_area *a, vm_state as) {
-    a->state = as;
+void defer(vm_area *a) {
     a->next = deferred.load(std::memory_order_relaxed);
     while (!deferred.compare_exchange_weak(a->next, a, std::memory_order_release,
                                            std::memory_order_relaxed)) {
@@ -175,7 +180,8 @@ void unmap_and_release(vm_area *a) {
         range.release(a);
         lock.unlock();
     } else {
-        defer(a, vm_state::unmapped);
+        a->state = vm_state::unmapped;
+        defer(a);
     }
 }
 
@@ -380,9 +386,9 @@ bool vmalloc_free(void *p, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
     if (!(may_block ? lock.try_lock_briefly() : lock.try_lock())) {
         vm_area *a = busy_area(p);
-        if (a == nullptr)
+        if (a == nullptr || !end_use(a, vm_state::deferred))
             return false;
-        defer(a, vm_state::deferred);
+        defer(a);
         if (lock.try_lock()) { // the holder may have gone before he could see it
             free_deferred();
             lock.unlock();
@@ -391,10 +397,11 @@ bool vmalloc_free(void *p, gfp_t gfp) {
     }
     free_deferred();
     vm_area *a = busy_area(p);
-    if (a != nullptr)
+    bool freed = a != nullptr && end_use(a, vm_state::cached);
+    if (freed)
         free_locked(a);
     lock.unlock();
-    if (a == nullptr)
+    if (!freed)
         return false;
     if (may_block && zone_normal().over_dirty_bound())
         purge(zone_normal().dirty_bound() / 2, [](mutex &m) { return m.try_lock_briefly(); });

@@ -242,6 +242,42 @@ TEST_F(areas, freed_where_the_lock_is_taken_come_back_later) {
     EXPECT_EQ(vmalloc_get_stats().areas, before.areas - 2);
 }
 
+TEST_F(areas, freed_by_two_threads_at_once_are_freed_once) {
+    constexpr int kRounds = 20'000;
+    std::atomic<void *> shared{nullptr};
+    std::atomic<int> round{0};
+    std::atomic<int> ended{0};
+    std::atomic<int> freed{0};
+    auto wait_until = [](auto is_so) {
+        for (int spins = 0; !is_so(); spins++)
+            if (spins % 1000 == 999)
+                std::this_thread::yield();
+    };
+    auto free_each = [&] {
+        for (int i = 1; i <= kRounds; i++) {
+            wait_until([&] { return round.load() == i; });
+            freed += vmalloc_free(shared, GFP_ATOMIC);
+            ended++;
+        }
+    };
+    std::thread one(free_each);
+    std::thread other(free_each);
+    for (int i = 1; i <= kRounds; i++) {
+        shared = take(3 * kMiB);
+        bool locked = i % 2 != 0;
+        if (locked)
+            vmalloc_lock().lock();
+        round = i;
+        wait_until([&] { return ended.load() == 2 * i; });
+        if (locked)
+            vmalloc_lock().unlock();
+    }
+    one.join();
+    other.join();
+    EXPECT_EQ(freed, kRounds);
+    EXPECT_EQ(vmalloc_size(shared), 0u);
+}
+
 TEST_F(areas, that_were_unmapped_a_moment_ago_raise_the_bound) {
     EXPECT_TRUE(succeeded(in_child([] {
         uint64_t began = 0;
