@@ -8,6 +8,7 @@
 #include "lib/drain.h"
 #include "lib/highmem.h"
 #include "lib/hot_path.h"
+#include "lib/kernel_api.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
 #include "lib/oom.h"
@@ -416,8 +417,10 @@ void heap_before_fork() {
     thread_slot_lock().lock_for_fork();
     caches_lock_for_fork();
     vmalloc_lock().lock_for_fork();
-    zone_normal().lock().lock_for_fork();
-    zone_normal().reserve_lock().lock_for_fork();
+    for (zone &z : g_zones)
+        z.lock().lock_for_fork();
+    for (zone &z : g_zones)
+        z.reserve_lock().lock_for_fork();
     meta_lock().lock_for_fork();
     sheaf_lock().lock_for_fork();
     rcu_lock().lock_for_fork();
@@ -425,33 +428,34 @@ void heap_before_fork() {
 }
 
 void heap_after_fork(bool child) {
+    auto unlock = [child](mutex &m) {
+        if (child)
+            m.reset_in_child();
+        else
+            m.unlock_after_fork();
+    };
     if (t_thread.depth == 1) {
         // Before the locks are free: a handler may come at once and allocate.
         if (child) {
             shrinkers_after_fork_in_child();
             oom_after_fork_in_child();
-            zone_normal().after_fork_in_child();
+            reclaim_after_fork_in_child();
+            kernel_api_after_fork_in_child();
+            for (zone &z : g_zones)
+                z.after_fork_in_child();
             thread_slots_after_fork_in_child();
             rcu_after_fork_in_child();
         }
         maps_unlock_after_fork(child);
-        mutex *const single[] = {&rcu_lock(),
-                                 &sheaf_lock(),
-                                 &meta_lock(),
-                                 &zone_normal().reserve_lock(),
-                                 &zone_normal().lock(),
-                                 &vmalloc_lock(),
-                                 &thread_slot_lock(),
-                                 &drain_lock(),
-                                 &init_lock,
-                                 &oom_lock(),
-                                 &shrinkers_lock()};
-        for (mutex *m : single) {
-            if (child)
-                m->reset_in_child();
-            else
-                m->unlock_after_fork();
+        for (mutex *m : {&rcu_lock(), &sheaf_lock(), &meta_lock()})
+            unlock(*m);
+        for (zone &z : g_zones) {
+            unlock(z.reserve_lock());
+            unlock(z.lock());
         }
+        for (mutex *m : {&vmalloc_lock(), &thread_slot_lock(), &drain_lock(), &init_lock,
+                         &oom_lock(), &shrinkers_lock()})
+            unlock(*m);
         caches_unlock_after_fork(child);
     }
     t_thread.depth--;

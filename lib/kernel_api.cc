@@ -21,6 +21,8 @@ namespace {
 constexpr size_t kMetaStock = 256 << 10;
 constexpr uint32_t kSheafStock = 256;
 
+std::atomic<bool> begun{false};
+
 // What GFP_ATOMIC may meet holds memory from now on. Whoever comes second goes on at once, with
 // what there is by then.
 void stock() {
@@ -46,7 +48,6 @@ void stock() {
 bool kernel_api_init() {
     if (!heap_init())
         return false;
-    static std::atomic<bool> begun{false};
     slow_path scope;
     if (scope.nested() || begun.exchange(true, std::memory_order_acq_rel))
         return true;
@@ -55,6 +56,8 @@ bool kernel_api_init() {
     hot_path_open(g_kernel_api.small_limit);
     return true;
 }
+
+void kernel_api_after_fork_in_child() { begun.store(kernel_api_ready()); }
 
 bool kernel_api_enter(gfp_t gfp) {
     if (PAGODA_UNLIKELY(!kernel_api_ready()))

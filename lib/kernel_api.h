@@ -23,6 +23,8 @@ inline bool kernel_api_ready() { return g_kernel_api.ready.load(std::memory_orde
 // Initialises the heap, stocks the reserve and opens kmalloc's hot path. False: not even the heap's
 // metadata can be had. Blocks.
 bool kernel_api_init();
+// What another thread of the parent had begun is begun again.
+void kernel_api_after_fork_in_child();
 
 // Every slow path of the kernel's names calls this first. Flags that may not block use what is
 // there. False: the heap is not there, nothing can be served.

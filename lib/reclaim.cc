@@ -44,7 +44,10 @@ void wait_for_free(uint32_t seen) {
     waits.fetch_add(1, std::memory_order_relaxed);
     g_memory_waiters.fetch_add(1);
     sys::futex_wait_for(free_events, seen, kWaitMs);
-    g_memory_waiters.fetch_sub(1);
+    // A handler that forked meanwhile: its child counts from 0.
+    for (uint32_t n = g_memory_waiters.load();
+         n != 0 && !g_memory_waiters.compare_exchange_weak(n, n - 1);) {
+    }
 }
 
 // Callbacks run as a shrinker may expect: their own allocations do not come back here.
@@ -161,6 +164,8 @@ void wake_memory_waiters() {
     free_events.fetch_add(1, std::memory_order_release);
     sys::futex_wake(free_events, INT32_MAX);
 }
+
+void reclaim_after_fork_in_child() { g_memory_waiters = 0; }
 
 reclaim_stats reclaim_get_stats() { return {rounds.load(), objects_freed.load(), waits.load()}; }
 

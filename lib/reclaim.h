@@ -51,6 +51,8 @@ class reclaim_loop {
 // Threads that wait until memory is free.
 extern PAGODA_INTERNAL std::atomic<uint32_t> g_memory_waiters;
 void wake_memory_waiters();
+// Those of the parent's other threads do not wait here.
+void reclaim_after_fork_in_child();
 // After a free that took a slow path, still inside it. A free that did not, or may make no system
 // call, is found by the waiters themselves a little later.
 inline void note_freed(gfp_t gfp) {

@@ -5,6 +5,7 @@
 #include "hugepage/zone.h"
 #include "lib/heap.h"
 #include "lib/page_run.h"
+#include "lib/reclaim.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
 #include "tests/contents.h"
@@ -303,6 +304,35 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
 }
 
 // limit=SIZE: runs, slabs, areas, and what all the caches keep, against one bound.
+// A child may use what another thread was at when its parent forked.
+TEST_F(heap, is_whole_in_a_child_of_fork) {
+    std::atomic<bool> locked{false};
+    std::thread holder([&] {
+        for (zone &z : g_zones)
+            z.lock().lock_for_fork();
+        locked = true;
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        for (zone &z : g_zones)
+            z.lock().unlock_after_fork();
+    });
+    while (!locked)
+        std::this_thread::yield();
+    g_memory_waiters = 2; // threads that wait until memory is free
+    heap_before_fork();
+    child_end end = in_child(
+        [] {
+            heap_after_fork(true);
+            for (zone &z : g_zones)
+                EXPECT_TRUE(z.consistent());
+            EXPECT_EQ(g_memory_waiters, 0u);
+        },
+        20);
+    heap_after_fork(false);
+    g_memory_waiters = 0;
+    holder.join();
+    EXPECT_TRUE(succeeded(end));
+}
+
 TEST(heap_limit, is_never_passed) {
     EXPECT_TRUE(succeeded(in_child([] {
         constexpr uint64_t kLimit = 24 << 20;

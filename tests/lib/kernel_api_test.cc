@@ -7,6 +7,7 @@
 #include "tests/unit.h"
 
 #include <atomic>
+#include <chrono>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -135,6 +136,25 @@ TEST(kernel_api, has_no_heap_before_somebody_may_block) {
         EXPECT_FALSE(kernel_api_enter(GFP_ATOMIC));
         EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
         EXPECT_TRUE(kernel_api_enter(GFP_ATOMIC));
+    })));
+}
+
+TEST(kernel_api, is_begun_again_where_fork_came_between) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_TRUE(heap_init());
+        heap_before_fork();
+        std::thread first([] { kernel_api_init(); }); // waits for what is locked around fork
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        child_end end = in_child([] {
+            heap_after_fork(true);
+            EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+            EXPECT_TRUE(kernel_api_ready());
+            EXPECT_EQ(heap_get_stats().reserve_bytes, kDefaultReserve);
+        });
+        heap_after_fork(false);
+        first.join();
+        EXPECT_TRUE(kernel_api_ready());
+        EXPECT_TRUE(succeeded(end));
     })));
 }
 
