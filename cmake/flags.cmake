@@ -39,6 +39,11 @@ target_compile_options(
               -fno-builtin-calloc
               -fno-builtin-realloc
               -fno-builtin-free)
+# Every entry runs on a signal stack of 8 KiB: no single frame may take much of it. Of the build that
+# users run; others keep more on the stack.
+target_compile_options(
+    pagoda_core_flags
+    INTERFACE "$<$<AND:$<CONFIG:Release>,$<CXX_COMPILER_ID:GNU>>:-Wframe-larger-than=512>")
 # A trap needs no UBSan runtime, which would allocate.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
     # These two need RTTI.

@@ -27,13 +27,15 @@ uint64_t read_number(const char *path) {
 
 // The lowest limit of one group and its ancestors. In a container the path may be the host's, of
 // which only the mount point itself is to be seen here.
-uint64_t lowest_limit(const char *mount, const char *group, size_t length, const char *file) {
+uint64_t lowest_limit(const char *mount, const char *hierarchy, const char *group, size_t length,
+                      const char *file) {
+    static char storage[kPath + 1]; // not on a small stack; asked once, by one thread
     uint64_t lowest = kNoLimit;
     for (;;) {
         while (length > 0 && group[length - 1] == '/')
             length--;
-        text_buffer<kPath> path;
-        path << mount;
+        text path(storage, kPath); // one that is cut ends with the byte behind
+        path << mount << hierarchy;
         for (size_t i = 0; i < length; i++)
             path << group[i];
         path << file << '\0';
@@ -57,14 +59,11 @@ uint64_t cgroup_limit(const char *cgroups, const char *mount) {
         const char *group = controllers != nullptr ? strchr(controllers + 1, ':') : nullptr;
         if (group != nullptr && group < end) {
             size_t length = static_cast<size_t>(end - group - 1);
-            if (group == controllers + 1) {
-                lowest = min_of(lowest, lowest_limit(mount, group + 1, length, "/memory.max"));
-            } else if (strncmp(controllers, ":memory:", 8) == 0) {
-                text_buffer<kPath> v1;
-                v1 << mount << "/memory" << '\0';
-                lowest = min_of(
-                    lowest, lowest_limit(v1.data(), group + 1, length, "/memory.limit_in_bytes"));
-            }
+            if (group == controllers + 1)
+                lowest = min_of(lowest, lowest_limit(mount, "", group + 1, length, "/memory.max"));
+            else if (strncmp(controllers, ":memory:", 8) == 0)
+                lowest = min_of(lowest, lowest_limit(mount, "/memory", group + 1, length,
+                                                     "/memory.limit_in_bytes"));
         }
         line = *end == 0 ? end : end + 1;
     }
@@ -75,7 +74,7 @@ memory_limits read_memory_limits() {
     memory_limits limits;
     limits.addresses = min_of(sys::resource_limit(RLIMIT_AS), sys::resource_limit(RLIMIT_DATA));
     limits.commit_counts = read_number("/proc/sys/vm/overcommit_memory") == 2;
-    static char cgroups[1024]; // not on a small stack; asked once, by one thread
+    static char cgroups[1024]; // as above
     if (sys::read_file("/proc/self/cgroup", cgroups, sizeof cgroups) > 0)
         limits.memory = cgroup_limit(cgroups, "/sys/fs/cgroup");
     return limits;

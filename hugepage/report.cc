@@ -49,19 +49,22 @@ text &text::operator<<(const void *p) {
     return *this;
 }
 
-void warn(const text &line) {
-    char buf[640];
-    text out(buf, sizeof buf - 1);
-    out << "pagoda: ";
-    for (size_t i = 0; i < line.size(); i++)
-        out << line.data()[i];
-    buf[out.size()] = '\n';
-    sys::write_stderr(buf, out.size() + 1);
+const char *text_line::whole(size_t *size) const {
+    __builtin_memcpy(storage_, "pagoda: ", kLead);
+    storage_[kLead + this->size()] = '\n';
+    *size = kLead + this->size() + 1;
+    return storage_;
+}
+
+void warn(const text_line &line) {
+    size_t size = 0;
+    const char *all = line.whole(&size);
+    sys::write_stderr(all, size);
 }
 
 static std::atomic<uint64_t> misuses{0};
 
-void misuse(const text &line) {
+void misuse(const text_line &line) {
     misuses.fetch_add(1, std::memory_order_relaxed);
     warn(line);
     if (options().on_error == error_policy::abort)
@@ -71,7 +74,7 @@ void misuse(const text &line) {
 uint64_t misuse_count() { return misuses.load(std::memory_order_relaxed); }
 
 void invariant_failed(const char *what, const char *file, int line) {
-    text_buffer<512> t;
+    text_buffer<400> t;
     t << "internal invariant broken: " << what << " at " << file << ":" << line;
     warn(t);
     sys::abort_process();

@@ -26,20 +26,34 @@ class text {
     size_t len_ = 0;
 };
 
-template <size_t N> class text_buffer : public text {
+// One with room before and behind it, so that warn() needs no copy.
+class text_line : public text {
   public:
-    text_buffer() : text(storage_, N) {}
+    // "pagoda: <line>\n"; not terminated, *size long.
+    const char *whole(size_t *size) const;
+
+  protected:
+    static constexpr size_t kLead = 8;
+    text_line(char *storage, size_t cap) : text(storage + kLead, cap), storage_(storage) {}
 
   private:
-    char storage_[N];
+    char *storage_;
+};
+
+template <size_t N> class text_buffer : public text_line {
+  public:
+    text_buffer() : text_line(storage_, N) {}
+
+  private:
+    char storage_[kLead + N + 1];
 };
 
 // "pagoda: <line>\n" on stderr in one write.
-void warn(const text &line);
+void warn(const text_line &line);
 
 // A program's misuse of its memory (double free, invalid free, …): one line that names the fault,
 // then SIGABRT; with on_error=report the line only. Every report is counted.
-void misuse(const text &line);
+void misuse(const text_line &line);
 uint64_t misuse_count();
 
 } // namespace pagoda

@@ -132,12 +132,15 @@ const range_list &list_of(pagoda_memblock_type type) {
 
 void boot_start() {
     const option_values &o = options();
-    text_buffer<160> t;
+    auto refused = [](const char *option, uint64_t bytes) {
+        text_buffer<160> t;
+        t << option << bytes << ": there is not so much memory";
+        warn(t);
+    };
     if (o.boot_bytes != 0 && pagoda_boot_reserve(o.boot_bytes) != 0)
-        warn(t << "boot=" << o.boot_bytes << ": there is not so much memory");
-    text_buffer<160> u;
+        refused("boot=", o.boot_bytes);
     if (o.contig_bytes != 0 && pagoda_contig_reserve(o.contig_bytes) != 0)
-        warn(u << "contig=" << o.contig_bytes << ": there is not so much memory");
+        refused("contig=", o.contig_bytes);
 }
 
 } // namespace pagoda
@@ -313,7 +316,8 @@ PAGODA_EXPORT void *pagoda_memblock_alloc_or_panic(phys_addr_t size, phys_addr_t
     if (void *p = pagoda_memblock_alloc(size, align, 0, MEMBLOCK_ALLOC_ACCESSIBLE, true))
         return p;
     text_buffer<200> t;
-    warn(t << caller << ": there are no " << size << " bytes for the boot stage");
+    t << caller << ": there are no " << size << " bytes for the boot stage";
+    warn(t);
     sys::abort_process();
 }
 

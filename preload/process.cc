@@ -78,8 +78,9 @@ const char *program_name() {
 }
 
 void write_exit_report(const char *path) {
+    static char storage[1024]; // not on a small stack; written once, by one thread
     heap_stats s = heap_get_stats();
-    text_buffer<1024> t;
+    text t(storage, sizeof storage);
     t << "{\"pid\":" << own_pid << ",\"program\":\"";
     for (const char *c = program_name(); *c != 0; c++)
         t << (*c == '"' || *c == '\\' || *c < 32 ? '?' : *c);
@@ -91,7 +92,7 @@ void write_exit_report(const char *path) {
       << ",\"misuses\":" << misuse_count() << "}\n";
     int r = sys::append_file(path, t.data(), t.size());
     if (r != 0) {
-        text_buffer<700> w;
+        text_buffer<300> w;
         w << "exit_report: cannot write " << path << ": error " << -r;
         warn(w);
     }

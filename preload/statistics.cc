@@ -62,12 +62,32 @@ PAGODA_EXPORT struct mallinfo mallinfo() {
 
 PAGODA_EXPORT void malloc_stats() {
     heap_stats s = heap_get_stats();
-    text_buffer<600> t;
+    text_buffer<300> t;
     t << "in use " << s.live_bytes << " bytes in " << s.live_objects << " objects; cached "
       << s.cached_bytes << "; mapped " << s.committed << "; free and kept " << s.dirty_bytes
       << "; given back so far " << s.purged_bytes;
     warn(t);
 }
+
+namespace {
+
+bool write(FILE *stream, const text &t) {
+    return fwrite(t.data(), 1, t.size(), stream) == t.size();
+}
+
+bool write_total(FILE *stream, const char *type, uint64_t count, uint64_t size) {
+    text_buffer<120> t;
+    t << "<total type=\"" << type << "\" count=\"" << count << "\" size=\"" << size << "\"/>\n";
+    return write(stream, t);
+}
+
+bool write_system(FILE *stream, const char *type, uint64_t size) {
+    text_buffer<80> t;
+    t << "<system type=\"" << type << "\" size=\"" << size << "\"/>\n";
+    return write(stream, t);
+}
+
+} // namespace
 
 // malloc_info(3): XML. Only options 0 exists.
 PAGODA_EXPORT int malloc_info(int options, FILE *stream) {
@@ -76,16 +96,13 @@ PAGODA_EXPORT int malloc_info(int options, FILE *stream) {
         return -1;
     }
     heap_stats s = heap_get_stats(); // before stdio allocates
-    text_buffer<900> t;
-    t << "<malloc version=\"pagoda-1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n"
-      << "<total type=\"rest\" count=\"" << s.cached_objects << "\" size=\"" << s.cached_bytes
-      << "\"/>\n"
-      << "<total type=\"used\" count=\"" << s.live_objects << "\" size=\"" << s.live_bytes
-      << "\"/>\n"
-      << "<total type=\"mmap\" count=\"" << s.vmalloc_areas << "\" size=\"" << s.vmalloc_bytes
-      << "\"/>\n"
-      << "<system type=\"current\" size=\"" << s.committed << "\"/>\n"
-      << "<system type=\"dirty\" size=\"" << s.dirty_bytes << "\"/>\n"
-      << "</heap>\n</malloc>\n";
-    return fwrite(t.data(), 1, t.size(), stream) == t.size() ? 0 : -1;
+    bool written = fputs("<malloc version=\"pagoda-1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n",
+                         stream) != EOF &&
+                   write_total(stream, "rest", s.cached_objects, s.cached_bytes) &&
+                   write_total(stream, "used", s.live_objects, s.live_bytes) &&
+                   write_total(stream, "mmap", s.vmalloc_areas, s.vmalloc_bytes) &&
+                   write_system(stream, "current", s.committed) &&
+                   write_system(stream, "dirty", s.dirty_bytes) &&
+                   fputs("</heap>\n</malloc>\n", stream) != EOF;
+    return written ? 0 : -1;
 }

@@ -63,16 +63,13 @@ TEST(ReportTest, WarnsInOneLine) {
 
 TEST(ReportTest, AnOverlongWarningStillEndsItsLine) {
     auto end = in_child([] {
-        text_buffer<4096> t;
+        text_buffer<64> t;
         for (int i = 0; i < 4096; i++)
             t << 'x';
         warn(t);
     });
     EXPECT_TRUE(succeeded(end));
-    EXPECT_EQ(end.lines(), 1u);
-    EXPECT_EQ(end.errors.rfind("pagoda: xxx", 0), 0u);
-    EXPECT_EQ(end.errors.back(), '\n');
-    EXPECT_LT(end.errors.size(), 4096u);
+    EXPECT_EQ(end.errors, "pagoda: " + std::string(64, 'x') + '\n');
 }
 
 TEST(ReportTest, LinesOfThreadsDoNotMix) {
