@@ -1,6 +1,7 @@
 #include "tests/unit.h"
 
 #include "hugepage/options.h"
+#include "hugepage/zone.h"
 #include "lib/drain.h"
 #include "lib/heap.h"
 #include "lib/percpu.h"
@@ -10,9 +11,15 @@
 #include <atomic>
 #include <memory>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <thread>
 #include <time.h>
 #include <vector>
+
+extern "C" { // glibc >= 2.35
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
+}
 
 namespace pagoda::test {
 namespace {
@@ -439,6 +446,37 @@ TEST(percpu, objects_have_one_holder_whatever_interrupts) {
             if (percpu::has_rseq())
                 std::make_unique<crowd>()->run();
         })));
+}
+
+// A thread that gives up its rseq area has cpu_id -1 from then on, where the slot is empty for
+// ever.
+TEST(percpu, by_cpu_id_unregistered_threads_use_no_cpus_caches) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        mutable_options().percpu = percpu_policy::cpu_id;
+        ASSERT_TRUE(heap_init());
+        if (!percpu::has_rseq())
+            return;
+        std::thread([] {
+            char *area = static_cast<char *>(__builtin_thread_pointer()) + __rseq_offset;
+            size_t size = __rseq_size < 32 ? 32 : __rseq_size;
+            ASSERT_EQ(syscall(SYS_rseq, area, size, 1 /* unregister */, 0x53053053), 0);
+            std::vector<void *> held;
+            for (int round = 0; round < 3; round++) {
+                for (size_t bytes = 1; bytes < 2000; bytes++)
+                    held.push_back(heap_alloc(bytes, GFP_KERNEL));
+                for (void *p : held)
+                    heap_free(p, GFP_KERNEL);
+                held.clear();
+            }
+            EXPECT_EQ(percpu::current_slot(), nullptr);
+            EXPECT_EQ(percpu::pop(kClass), nullptr);
+            EXPECT_FALSE(percpu::push(kClass, area));
+        }).join();
+        const char *slot = reinterpret_cast<const char *>(g_percpu.base) - 2 * kSlotSize;
+        for (size_t i = 0; i < 2 * kSlotSize; i++)
+            ASSERT_EQ(slot[i], 0) << i;
+        EXPECT_TRUE(zone_normal().consistent());
+    })));
 }
 
 } // namespace
