@@ -90,9 +90,9 @@ PAGODA_EXPORT bool pagoda_zoneinfo(unsigned number, pagoda_zone_info *info) {
 
 PAGODA_EXPORT int pagoda_phys_contiguous(const void *address, size_t size) {
     auto start = reinterpret_cast<uintptr_t>(address);
-    if (size == 0 || size > ~start)
-        return -EINVAL;
     size_t os_page = sys::page_size();
+    if (size == 0 || start > ~os_page || size > ~os_page - start) // rounded up it must not be 0
+        return -EINVAL;
     uintptr_t at = align_down(start, os_page);
     uintptr_t end = align_up(start + size, os_page);
     uint64_t next = 0; // the frame that would continue the one before

@@ -393,8 +393,8 @@ bool pagoda_zoneinfo(unsigned int zone, struct pagoda_zone_info *info);
 
 /* Whether `size` bytes are contiguous in the machine's memory: 1 yes, 0 no. -EPERM: the kernel does
  * not show it (it takes CAP_SYS_ADMIN), -ENODATA: some page holds no memory (untouched or swapped
- * out), -EINVAL: size is 0. Memory can move at any time unless it is locked or of the hugetlb pool.
- * Makes system calls. */
+ * out), -EINVAL: size is 0, or the end of the addresses is passed. Memory can move at any time
+ * unless it is locked or of the hugetlb pool. Makes system calls. */
 int pagoda_phys_contiguous(const void *address, size_t size);
 
 #ifdef __cplusplus

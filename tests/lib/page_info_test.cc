@@ -85,6 +85,8 @@ TEST_F(what_pages_there_are, is_not_told_to_a_handler_that_interrupted_the_alloc
 TEST_F(what_pages_there_are, lies_where_the_kernel_says) {
     EXPECT_EQ(pagoda_phys_contiguous(this, 0), -EINVAL);
     EXPECT_EQ(pagoda_phys_contiguous(this, SIZE_MAX), -EINVAL);
+    auto *last = reinterpret_cast<void *>(~uintptr_t{0} - 100); // rounded up the end would be 0
+    EXPECT_EQ(pagoda_phys_contiguous(last, 50), -EINVAL);
     char *p = reinterpret_cast<char *>(__get_free_pages(GFP_KERNEL, 0));
     *p = 1;
     EXPECT_EQ(pagoda_phys_contiguous(p, 1), geteuid() == 0 ? 1 : -EPERM);
