@@ -14,6 +14,7 @@
 #include <pagoda/pagoda.h>
 #include <pagoda/slab.h>
 
+#include <errno.h>
 #include <map>
 #include <setjmp.h>
 #include <vector>
@@ -413,6 +414,22 @@ TEST_F(vmalloc_names, use_the_memory_of_a_fragmented_zone) {
         vfree(p);
     });
     EXPECT_TRUE(succeeded(end));
+}
+
+// Contiguous for the program only: page frames are not consecutive, here because the pages are
+// touched out of order. Without CAP_SYS_ADMIN the kernel does not show it.
+TEST_F(vmalloc_names, lie_anywhere_in_the_machine) {
+    constexpr size_t kPages = 8192;
+    vmalloc_purge(0);
+    auto *p = static_cast<char *>(vmalloc(kPages * PAGE_SIZE));
+    ASSERT_NE(p, nullptr);
+    for (size_t i = 0; i < kPages; i++)
+        p[i * 3001 % kPages * PAGE_SIZE] = 1;
+    int contiguous = pagoda_phys_contiguous(p, kPages * PAGE_SIZE);
+    EXPECT_TRUE(contiguous == 0 || contiguous == -EPERM) << contiguous;
+    for (size_t i = 0; i < kPages; i++)
+        ASSERT_EQ(p[i * PAGE_SIZE], 1);
+    vfree(p);
 }
 
 TEST_F(vmalloc_names, serve_kvmalloc_where_the_zone_is_fragmented) {
