@@ -60,11 +60,12 @@ bool kernel_api_init() {
 void kernel_api_after_fork_in_child() { begun.store(kernel_api_ready()); }
 
 bool kernel_api_enter(gfp_t gfp) {
+    gfp = scoped_gfp(gfp);
     if (PAGODA_UNLIKELY(!kernel_api_ready()))
         return gfpflags_allow_blocking(gfp) ? kernel_api_init() : heap_ready();
     if (PAGODA_UNLIKELY(gfpflags_allow_blocking(gfp) && zone_normal().wants_restock())) {
         slow_path scope;
-        if (!scope.nested())
+        if (gfpflags_allow_blocking(scope.limit(gfp)) && may_give_back())
             zone_normal().restock(true);
     }
     return true;

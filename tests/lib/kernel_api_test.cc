@@ -131,6 +131,18 @@ TEST(kernel_api, is_not_paid_for_by_programs_that_do_not_use_it) {
     })));
 }
 
+TEST(kernel_api, is_not_begun_in_an_atomic_scope) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_TRUE(heap_init());
+        pagoda_atomic_begin();
+        EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+        EXPECT_FALSE(kernel_api_ready());
+        pagoda_atomic_end();
+        EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+        EXPECT_TRUE(kernel_api_ready());
+    })));
+}
+
 TEST(kernel_api, has_no_heap_before_somebody_may_block) {
     EXPECT_TRUE(succeeded(in_child([] {
         EXPECT_FALSE(kernel_api_enter(GFP_ATOMIC));
@@ -176,6 +188,27 @@ TEST(kernel_api, refills_the_reserve_in_any_blocking_slow_path) {
         EXPECT_LT(heap_get_stats().reserve_bytes, kDefaultReserve);
         EXPECT_TRUE(kernel_api_enter(GFP_ATOMIC));
         EXPECT_LT(heap_get_stats().reserve_bytes, kDefaultReserve);
+        EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+        EXPECT_GE(heap_get_stats().reserve_bytes, kDefaultReserve);
+    })));
+}
+
+// What refilling takes, waiting and system calls, is not for who is in a scope without them.
+TEST(kernel_api, refills_no_reserve_where_a_scope_forbids_it) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_TRUE(kernel_api_enter(GFP_KERNEL));
+        while (heap_alloc(kPageSize, GFP_ATOMIC) != nullptr)
+            continue;
+        uint64_t left = heap_get_stats().reserve_bytes;
+        ASSERT_LT(left, kDefaultReserve);
+        pagoda_atomic_begin();
+        EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+        pagoda_atomic_end();
+        unsigned noio = memalloc_noio_save();
+        EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
+        memalloc_noio_restore(noio);
+        EXPECT_TRUE(kernel_api_enter(GFP_NOIO));
+        EXPECT_EQ(heap_get_stats().reserve_bytes, left);
         EXPECT_TRUE(kernel_api_enter(GFP_KERNEL));
         EXPECT_GE(heap_get_stats().reserve_bytes, kDefaultReserve);
     })));
