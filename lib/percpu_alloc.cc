@@ -5,6 +5,7 @@
 #include "lib/kernel_api.h"
 #include "lib/percpu.h"
 #include "lib/percpu_x86.h"
+#include "lib/reclaim.h"
 #include "lib/region.h"
 #include "lib/thread.h"
 #include "lib/vmalloc.h"
@@ -82,11 +83,11 @@ percpu_chunk *make_chunk(gfp_t gfp) {
     auto *c = static_cast<percpu_chunk *>(heap_alloc(sizeof(percpu_chunk), gfp | __GFP_ZERO));
     if (c == nullptr)
         return nullptr;
-    {
+    size_t bytes = count() * PAGODA_PERCPU_STRIDE;
+    c->base = static_cast<char *>(with_reclaim(gfp, bytes, [=] {
         slow_path scope;
-        c->base = static_cast<char *>(
-            vmalloc_alloc(count() * PAGODA_PERCPU_STRIDE, kPageSize, scope.limit(gfp), nullptr));
-    }
+        return vmalloc_alloc(bytes, kPageSize, scope.limit(gfp), nullptr);
+    }));
     if (c->base != nullptr)
         c->room = pagoda_region_create(c->base, PAGODA_PERCPU_STRIDE, 16);
     if (c->room != nullptr)

@@ -2,9 +2,12 @@
 
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
+#include "hugepage/zone.h"
 #include "lib/heap.h"
 #include "lib/percpu.h"
 #include "lib/percpu_alloc.h"
+
+#include <pagoda/shrinker.h>
 
 #include <map>
 #include <sched.h>
@@ -62,6 +65,30 @@ TEST_IN_CHILD(has_a_zeroed_copy_for_each_cpu) {
     }
     free_percpu(s);
     free_percpu(nullptr);
+}
+
+TEST_IN_CHILD(presses_shrinkers_for_a_chunk) {
+    static void *hoard = heap_alloc(32 << 20, GFP_KERNEL);
+    struct shrinker *s = shrinker_alloc(0, "hoard");
+    ASSERT_NE(s, nullptr);
+    s->count_objects = [](struct shrinker *, struct shrink_control *) {
+        return hoard != nullptr ? 1ul : SHRINK_EMPTY;
+    };
+    s->scan_objects = [](struct shrinker *, struct shrink_control *) {
+        heap_free(hoard, GFP_KERNEL);
+        hoard = nullptr;
+        return 1ul;
+    };
+    shrinker_register(s);
+    for (int i = 0; i < 2; i++) // the first chunk is full
+        ASSERT_NE(__alloc_percpu(PCPU_MIN_UNIT_SIZE, 16), nullptr);
+    heap_trim(0);
+    mutable_options().limit_bytes = zone_normal().committed() + (100 << 10);
+    EXPECT_EQ(__alloc_percpu_gfp(16, 16, GFP_ATOMIC), nullptr);
+    EXPECT_NE(hoard, nullptr);
+    EXPECT_NE(__alloc_percpu(16, 16), nullptr);
+    EXPECT_EQ(hoard, nullptr);
+    EXPECT_NE(__alloc_percpu_gfp(16, 16, GFP_ATOMIC), nullptr) << "from the same chunk";
 }
 
 TEST(percpu_alloc, refuses_sizes_and_alignments_out_of_range) {
