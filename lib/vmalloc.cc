@@ -352,6 +352,8 @@ void *vmalloc_alloc_guarded(size_t bytes, bool huge, gfp_t gfp, bool *zeroed) {
 bool vmalloc_guard(void *p) {
     lock.lock();
     vm_area *a = busy_area(p);
+    if (a != nullptr && a->mapped != a->bytes && !may_give_back())
+        a = nullptr;
     if (a != nullptr)
         account(a, -1);
     lock.unlock();

@@ -87,7 +87,8 @@ void free_area(const void *p, gfp_t gfp) {
 // In place, or by moving page tables. NULL: only copying is left.
 void *resize(void *p, size_t size, gfp_t gfp) {
     slow_path scope;
-    return vmalloc_guard(p) ? vmalloc_resize(p, size, scope.limit(gfp)) : nullptr;
+    gfp = scope.limit(gfp);
+    return vmalloc_guard(p) ? vmalloc_resize(p, size, gfp) : nullptr;
 }
 
 } // namespace

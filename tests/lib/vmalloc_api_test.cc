@@ -306,6 +306,28 @@ TEST_F(vmalloc_names, resize_what_malloc_made_and_guard_it) {
     EXPECT_TRUE(succeeded(end));
 }
 
+// What malloc's area has behind it would go back to the system for the guard.
+TEST_F(vmalloc_names, resize_what_malloc_made_by_copying_without_io) {
+    vmalloc_purge(0);
+    auto *p = static_cast<char *>(heap_alloc(4 * kMiB, GFP_KERNEL));
+    memset(p, 1, 4 * kMiB);
+    heap_free(p, GFP_KERNEL);
+    auto *slack = static_cast<char *>(heap_alloc(3 * kMiB, GFP_KERNEL));
+    ASSERT_EQ(slack, p);
+    for (size_t size : {2 * kMiB, 5 * kMiB}) {
+        EXPECT_TRUE(resident(p + 4 * kMiB - 1));
+        auto *q = static_cast<char *>(vrealloc(slack, size, GFP_NOIO));
+        ASSERT_NE(q, nullptr);
+        EXPECT_EQ(*q, 1);
+        EXPECT_NE(q, p);
+        EXPECT_TRUE(resident(p + 4 * kMiB - 1));
+        vfree(q);
+        slack = static_cast<char *>(heap_alloc(3 * kMiB, GFP_KERNEL));
+        ASSERT_EQ(slack, p);
+    }
+    heap_free(slack, GFP_KERNEL);
+}
+
 TEST_F(vmalloc_names, resize_by_copying_where_pages_cannot_move) {
     child_end end = in_child([] {
         char *p = static_cast<char *>(vmalloc(8192));
