@@ -26,7 +26,7 @@ class Dev(unittest.TestCase):
 
     def test_help_explains_every_command(self):
         listed = self.dev("help").stdout
-        for command in "setup build run test bench lint format clean".split():
+        for command in "setup build run vm test bench lint format clean".split():
             self.assertRegex(listed, rf"(?m)^  {command}\s+\w")
             said = self.dev(command, "--help")
             self.assertEqual(said.returncode, 0, said.stderr)
