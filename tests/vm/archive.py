@@ -69,7 +69,6 @@ class Archive:
 
     def close(self):
         self.entry("TRAILER!!!", 0)
-        self.file.close()
 
 
 def needed(path):

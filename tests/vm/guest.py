@@ -110,7 +110,11 @@ def prepare():
 
 
 def write_archive(path, kernel, command, options):
-    guest = archive.Archive(open(path, "wb"))
+    with open(path, "wb") as file:
+        fill_archive(archive.Archive(file), kernel, command, options)
+
+
+def fill_archive(guest, kernel, command, options):
     guest.write("/init", (HERE / "init").read_bytes(), 0o755)
     guest.write("/vm/busybox", (kernel / "busybox").read_bytes(), 0o755)
     for module in sorted((kernel / "modules").iterdir()):
