@@ -4,7 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
-#include "tests/unit.h"
+#include "tests/fresh_zone.h"
 
 #include <atomic>
 #include <thread>
@@ -13,28 +13,10 @@
 namespace pagoda {
 namespace {
 
-using test::in_child;
+using test::fill_pages;
+using test::get_pages;
+using test::in_fresh_zone;
 using test::random_numbers;
-using test::succeeded;
-
-template <class F> void in_fresh_zone(F body) {
-    EXPECT_TRUE(succeeded(in_child([&] {
-        mutable_options().thp = thp_policy::never;
-        ASSERT_TRUE(address_space_init(kPageSize));
-        ASSERT_TRUE(zones_init());
-        body(zone_normal());
-        EXPECT_TRUE(zone_normal().consistent());
-    })));
-}
-
-uint32_t get(uint32_t count) {
-    page_state state;
-    return zone_normal().alloc(count, 0, GFP_KERNEL, &state);
-}
-
-void fill(uint32_t first, uint32_t count) {
-    memset(page_address(first), 1, size_t{count} << kPageShift);
-}
 
 // Holds the zone's lock in another thread while `body` runs.
 template <class F> void with_zone_locked(F body) {
@@ -57,14 +39,14 @@ template <class F> void with_zone_locked(F body) {
 TEST(PurgeTest, FreesPurgeOnlyWhereTheyNeedNotWait) {
     in_fresh_zone([](zone &z) {
         mutable_options().dirty_bytes = 64 << 10;
-        uint32_t first = get(kPageblockPages);
-        fill(first, kPageblockPages);
-        uint32_t other = get(10);
-        fill(other, 10);
+        uint32_t first = get_pages(kPageblockPages);
+        fill_pages(first, kPageblockPages, 1);
+        uint32_t other = get_pages(10);
+        fill_pages(other, 10, 1);
         z.free(first, kPageblockPages, true, GFP_ATOMIC);
         with_zone_locked([&] { z.free(other, 10, true, GFP_KERNEL); });
         EXPECT_EQ(z.stats().purged, 0u);
-        z.free(get(1), 1, false, GFP_KERNEL);
+        z.free(get_pages(1), 1, false, GFP_KERNEL);
         EXPECT_GT(z.stats().purged, 0u);
         EXPECT_FALSE(z.over_dirty_bound());
         EXPECT_EQ(z.stats().free, z.stats().present);
@@ -119,9 +101,9 @@ TEST(PurgeTest, EndsWithoutTheLockLoseNothing) {
 TEST(PurgeTest, TheNextPurgeFindsWhatTheLastOneLeft) {
     in_fresh_zone([](zone &z) {
         for (int round = 0, left = 0; round < 300 && left < 20; round++) {
-            uint32_t first = get(kPageblockPages);
+            uint32_t first = get_pages(kPageblockPages);
             ASSERT_EQ(first % kPageblockPages, 0u);
-            fill(first, kPageblockPages);
+            fill_pages(first, kPageblockPages, 1);
             for (uint32_t p = 1; p < kPageblockPages; p += 2) // a call for each: a slow purge
                 z.free(first + p, 1, true, GFP_KERNEL);
             pageblock &b = g_space.pageblocks.as<pageblock>()[first / kPageblockPages];
@@ -151,14 +133,14 @@ TEST(PurgeTest, TheNextPurgeFindsWhatTheLastOneLeft) {
 TEST(PurgeTest, UnmapsWhereAddressesAreLimited) {
     in_fresh_zone([](zone &z) {
         z.set_limits({uint64_t{1} << 40, kNoLimit, false});
-        uint32_t first = get(8 * kPageblockPages);
-        fill(first, 8 * kPageblockPages);
+        uint32_t first = get_pages(8 * kPageblockPages);
+        fill_pages(first, 8 * kPageblockPages, 1);
         uint64_t before = z.stats().present;
         z.free(first, 8 * kPageblockPages, true, GFP_KERNEL);
         z.purge(0, false);
         EXPECT_LT(z.stats().present, before);
         EXPECT_EQ(z.stats().free, z.stats().present);
-        EXPECT_NE(get(8 * kPageblockPages), kNoPage);
+        EXPECT_NE(get_pages(8 * kPageblockPages), kNoPage);
     });
 }
 

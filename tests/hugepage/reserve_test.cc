@@ -4,6 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "tests/fresh_zone.h"
 #include "tests/unit.h"
 
 #include <thread>
@@ -12,6 +13,7 @@
 namespace pagoda {
 namespace {
 
+using test::get_pages;
 using test::in_child;
 using test::random_numbers;
 using test::resident;
@@ -19,28 +21,17 @@ using test::succeeded;
 
 constexpr uint64_t kBlock = kPageblockPages;
 
-// The zones belong to the process, so each test has a process of its own.
 template <class F> void with_reserve(uint64_t bytes, F body) {
-    EXPECT_TRUE(succeeded(in_child([&] {
-        mutable_options().thp = thp_policy::never;
-        ASSERT_TRUE(address_space_init(kPageSize));
-        ASSERT_TRUE(zones_init());
-        ASSERT_TRUE(zone_normal().set_reserve(bytes));
-        body(zone_normal());
-        sys::inject_failures(0, 0);
-        EXPECT_TRUE(zone_normal().consistent());
-    })));
-}
-
-uint32_t get(uint32_t count, gfp_t gfp, unsigned align = 0) {
-    page_state state;
-    return zone_normal().alloc(count, align, gfp, &state);
+    test::in_fresh_zone([&](zone &z) {
+        ASSERT_TRUE(z.set_reserve(bytes));
+        body(z);
+    });
 }
 
 // Takes single pages while there are any.
 std::vector<uint32_t> take_all(gfp_t gfp) {
     std::vector<uint32_t> taken;
-    for (uint32_t page; (page = get(1, gfp)) != kNoPage;)
+    for (uint32_t page; (page = get_pages(1, gfp)) != kNoPage;)
         taken.push_back(page);
     return taken;
 }
@@ -62,11 +53,11 @@ TEST(ReserveTest, HoldsMemoryInWholePageblocks) {
 TEST(ReserveTest, IsNoPartOfALargerPieceBesideIt) {
     with_reserve(kPageblockSize, [](zone &z) {
         for (int i = 0; i < 20; i++) {
-            uint32_t first = get(3 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
+            uint32_t first = get_pages(3 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
             ASSERT_NE(first, kNoPage);
             for (uint32_t n = 0; n < 3; n++)
                 ASSERT_FALSE(reserve::has(first / kPageblockPages + n));
-            first = get(2 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
+            first = get_pages(2 * kPageblockPages, GFP_KERNEL, kPageblockOrder);
             for (uint32_t n = 0; n < 2; n++)
                 ASSERT_FALSE(reserve::has(first / kPageblockPages + n));
         }
@@ -94,11 +85,11 @@ TEST(ReserveTest, IsSharedOutByTheTable) {
             for (gfp_t gfp : kinds) {
                 std::vector<uint32_t> held;
                 while (z.stats().reserved > level)
-                    held.push_back(get(1, GFP_ATOMIC | __GFP_MEMALLOC));
+                    held.push_back(get_pages(1, GFP_ATOMIC | __GFP_MEMALLOC));
                 uint64_t floor = reserve_floor(gfp, kBlock);
-                uint32_t page = get(1, gfp);
+                uint32_t page = get_pages(1, gfp);
                 EXPECT_EQ(page != kNoPage, level > floor) << std::hex << gfp << " at " << level;
-                uint32_t two = get(2, gfp);
+                uint32_t two = get_pages(2, gfp);
                 EXPECT_EQ(two != kNoPage, level >= floor + 3) << std::hex << gfp << " at " << level;
                 if (page != kNoPage)
                     z.free(page, 1, true, GFP_ATOMIC);
@@ -112,7 +103,8 @@ TEST(ReserveTest, IsSharedOutByTheTable) {
         }
         EXPECT_EQ(z.stats().free, z.stats().reserved);
         z.free(ordinary.back(), 1, true, GFP_ATOMIC);
-        EXPECT_EQ(get(1, GFP_NOWAIT), ordinary.back()) << "the zone's own pages have no floor";
+        EXPECT_EQ(get_pages(1, GFP_NOWAIT), ordinary.back())
+            << "the zone's own pages have no floor";
     });
 }
 
@@ -122,30 +114,30 @@ TEST(ReserveTest, NowaitFailsFirstThenAtomicThenNobody) {
         take_all(GFP_NOWAIT);
         EXPECT_EQ(z.stats().reserved, kBlock);
         EXPECT_EQ(take_all(GFP_ATOMIC).size(), kBlock * 5 / 8);
-        EXPECT_EQ(get(1, GFP_NOWAIT), kNoPage);
+        EXPECT_EQ(get_pages(1, GFP_NOWAIT), kNoPage);
         EXPECT_EQ(take_all(GFP_ATOMIC | __GFP_MEMALLOC).size(), kBlock * 3 / 8);
-        EXPECT_EQ(get(1, GFP_ATOMIC | __GFP_MEMALLOC), kNoPage);
-        EXPECT_NE(get(1, GFP_KERNEL), kNoPage) << "it grows, and refills";
+        EXPECT_EQ(get_pages(1, GFP_ATOMIC | __GFP_MEMALLOC), kNoPage);
+        EXPECT_NE(get_pages(1, GFP_KERNEL), kNoPage) << "it grows, and refills";
         EXPECT_GE(z.stats().reserved, kBlock);
-        EXPECT_NE(get(1, GFP_ATOMIC), kNoPage);
+        EXPECT_NE(get_pages(1, GFP_ATOMIC), kNoPage);
     });
 }
 
 TEST(ReserveTest, IsRefilledByTheNextBlockingCallerAndGivesBackTheSurplus) {
     with_reserve(kPageblockSize, [](zone &z) {
-        uint32_t plain = get(4, GFP_KERNEL);
+        uint32_t plain = get_pages(4, GFP_KERNEL);
         std::vector<uint32_t> taken = take_all(GFP_ATOMIC);
         ASSERT_GT(taken.size(), 100u);
         EXPECT_TRUE(z.wants_restock());
         z.free(plain, 4, true, GFP_ATOMIC);
         EXPECT_TRUE(z.wants_restock()) << "not by those who may not wait";
-        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        z.free(get_pages(1, GFP_KERNEL), 1, true, GFP_KERNEL);
         EXPECT_FALSE(z.wants_restock());
         EXPECT_GE(z.stats().reserved, kBlock);
         for (uint32_t page : taken)
             z.free(page, 1, true, GFP_ATOMIC);
         EXPECT_TRUE(z.wants_restock()) << "too much by a pageblock";
-        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        z.free(get_pages(1, GFP_KERNEL), 1, true, GFP_KERNEL);
         EXPECT_FALSE(z.wants_restock());
         EXPECT_EQ(z.stats().reserved, kBlock);
         EXPECT_EQ(z.stats().free, z.stats().present);
@@ -155,23 +147,23 @@ TEST(ReserveTest, IsRefilledByTheNextBlockingCallerAndGivesBackTheSurplus) {
 TEST(ReserveTest, ThatCannotBeFilledDoesNoHarm) {
     with_reserve(kPageblockSize, [](zone &z) {
         take_all(GFP_ATOMIC);
-        while (get(1, GFP_NOWAIT | kGfpMayFault) != kNoPage)
+        while (get_pages(1, GFP_NOWAIT | kGfpMayFault) != kNoPage)
             continue;
         sys::inject_failures(0, 1 << 30);
         EXPECT_FALSE(z.set_reserve(16 * kPageblockSize));
-        EXPECT_EQ(get(1, GFP_KERNEL), kNoPage);
+        EXPECT_EQ(get_pages(1, GFP_KERNEL), kNoPage);
         sys::inject_failures(0, 0);
-        EXPECT_NE(get(1, GFP_KERNEL), kNoPage);
+        EXPECT_NE(get_pages(1, GFP_KERNEL), kNoPage);
     });
 }
 
 // Free pageblocks in a row, of which the reserve has some.
 TEST(ReserveTest, IsNoPartOfLargeBlocks) {
     with_reserve(2 * kPageblockSize, [](zone &z) {
-        z.free(get(6 * kPageblockPages, GFP_KERNEL), 6 * kPageblockPages, true, GFP_KERNEL);
+        z.free(get_pages(6 * kPageblockPages, GFP_KERNEL), 6 * kPageblockPages, true, GFP_KERNEL);
         ASSERT_TRUE(z.set_reserve(4 * kPageblockSize));
         for (int i = 0; i < 20; i++) {
-            uint32_t first = get(2 * kPageblockPages, GFP_KERNEL);
+            uint32_t first = get_pages(2 * kPageblockPages, GFP_KERNEL);
             ASSERT_NE(first, kNoPage);
             EXPECT_FALSE(reserve::has(first / kPageblockPages));
             EXPECT_FALSE(reserve::has(first / kPageblockPages + 1));
@@ -183,8 +175,8 @@ TEST(ReserveTest, IsNoPartOfLargeBlocks) {
 
 TEST(ReserveTest, IsNeverPurged) {
     with_reserve(kPageblockSize, [](zone &z) {
-        uint32_t page = get(1, GFP_ATOMIC);
-        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        uint32_t page = get_pages(1, GFP_ATOMIC);
+        z.free(get_pages(1, GFP_KERNEL), 1, true, GFP_KERNEL);
         z.purge(0);
         z.squeeze(kPageSize);
         z.free(page, 1, true, GFP_ATOMIC);
@@ -198,25 +190,25 @@ TEST(ReserveTest, IsNeverPurged) {
 TEST(ReserveTest, ServesWhileTheZoneIsLocked) {
     with_reserve(kPageblockSize, [](zone &z) {
         z.lock().lock();
-        uint32_t page = get(3, GFP_ATOMIC, 2);
+        uint32_t page = get_pages(3, GFP_ATOMIC, 2);
         EXPECT_NE(page, kNoPage);
         z.free(page, 3, true, GFP_ATOMIC);
-        EXPECT_EQ(get(1, GFP_NOWAIT), kNoPage);
+        EXPECT_EQ(get_pages(1, GFP_NOWAIT), kNoPage);
         z.lock().unlock();
         z.reserve_lock().lock();
-        EXPECT_EQ(get(1, GFP_ATOMIC), kNoPage);
+        EXPECT_EQ(get_pages(1, GFP_ATOMIC), kNoPage);
         z.reserve_lock().unlock();
     });
 }
 
 TEST(ReserveTest, FreesDoNotWaitForItsLock) {
     with_reserve(kPageblockSize, [](zone &z) {
-        uint32_t page = get(5, GFP_ATOMIC);
+        uint32_t page = get_pages(5, GFP_ATOMIC);
         z.reserve_lock().lock();
         z.free(page, 5, true, GFP_ATOMIC);
         z.reserve_lock().unlock();
         EXPECT_EQ(z.stats().reserved, kBlock - 5);
-        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        z.free(get_pages(1, GFP_KERNEL), 1, true, GFP_KERNEL);
         EXPECT_GE(z.stats().reserved, kBlock);
         EXPECT_EQ(z.stats().free, z.stats().present);
     });
@@ -226,8 +218,8 @@ TEST(ReserveTest, ForkChildrenHaveOne) {
     with_reserve(kPageblockSize, [](zone &) {
         EXPECT_TRUE(succeeded(in_child([] {
             EXPECT_EQ(take_all(GFP_ATOMIC).size(), kBlock * 5 / 8);
-            EXPECT_NE(get(1, GFP_KERNEL), kNoPage);
-            EXPECT_NE(get(1, GFP_ATOMIC), kNoPage);
+            EXPECT_NE(get_pages(1, GFP_KERNEL), kNoPage);
+            EXPECT_NE(get_pages(1, GFP_ATOMIC), kNoPage);
         })));
     });
 }
@@ -235,9 +227,9 @@ TEST(ReserveTest, ForkChildrenHaveOne) {
 // From then on whatever left the zone, or came back to it, holds memory.
 TEST(ReserveTest, KeepsBackedWhatIsInUse) {
     with_reserve(kPageblockSize, [](zone &z) {
-        uint32_t before = get(100, GFP_KERNEL);
+        uint32_t before = get_pages(100, GFP_KERNEL);
         memset(g_pagemap.page_class + before, kClassPages, 100); // without, it is set aside
-        uint32_t freed = get(50, GFP_KERNEL);
+        uint32_t freed = get_pages(50, GFP_KERNEL);
         z.free(freed, 50, true, GFP_KERNEL);
         EXPECT_FALSE(resident(page_address(before + 50)));
         z.keep_backed();
@@ -295,7 +287,7 @@ TEST(ReserveTest, ThreadsHoldPagesOfTheirOwn) {
             threads.emplace_back(work, i + 1);
         for (auto &t : threads)
             t.join();
-        z.free(get(1, GFP_KERNEL), 1, true, GFP_KERNEL);
+        z.free(get_pages(1, GFP_KERNEL), 1, true, GFP_KERNEL);
         EXPECT_EQ(wrong, 0);
         EXPECT_EQ(z.stats().free, z.stats().present);
         EXPECT_FALSE(z.wants_restock());

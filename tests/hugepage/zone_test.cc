@@ -4,6 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/page.h"
 #include "hugepage/sys.h"
+#include "tests/fresh_zone.h"
 #include "tests/unit.h"
 
 #include <atomic>
@@ -13,35 +14,14 @@
 namespace pagoda {
 namespace {
 
-using test::in_child;
+using test::fill_pages;
+using test::get_pages;
+using test::in_fresh_zone;
 using test::limit;
 using test::random_numbers;
 using test::resident;
-using test::succeeded;
 
 constexpr size_t kMiB = size_t{1} << 20;
-
-// The zones belong to the process, so each test has a process of its own. It starts without THP,
-// which counts on nothing the machine may lack.
-template <class F> void in_fresh_zone(F body) {
-    EXPECT_TRUE(succeeded(in_child([&] {
-        mutable_options().thp = thp_policy::never;
-        ASSERT_TRUE(address_space_init(kPageSize));
-        ASSERT_TRUE(zones_init());
-        body(zone_normal());
-        sys::inject_failures(0, 0);
-        EXPECT_TRUE(zone_normal().consistent());
-    })));
-}
-
-uint32_t get(uint32_t count, gfp_t gfp = GFP_KERNEL, unsigned align = 0) {
-    page_state state;
-    return zone_normal().alloc(count, align, gfp, &state);
-}
-
-void fill(uint32_t first, uint32_t count, int with) {
-    memset(page_address(first), with, size_t{count} << kPageShift);
-}
 
 bool is_zero(uint32_t first, uint32_t count) {
     const uint64_t *words = static_cast<const uint64_t *>(page_address(first));
@@ -59,7 +39,7 @@ TEST(ZoneTest, HandsOutExactPages) {
         EXPECT_TRUE(state.zeroed);
         EXPECT_FALSE(state.backed);
         EXPECT_TRUE(is_zero(first, 3));
-        fill(first, 3, 1);
+        fill_pages(first, 3, 1);
         zone_stats s = z.stats();
         EXPECT_EQ(s.allocated, 3u);
         EXPECT_EQ(s.present - s.free, 3u);
@@ -76,13 +56,14 @@ TEST(ZoneTest, HandsOutExactPages) {
 TEST(ZoneTest, AlignsAsAsked) {
     in_fresh_zone([](zone &z) {
         for (unsigned align = 0; align <= kPageblockOrder + 3; align++) {
-            ASSERT_NE(get(1), kNoPage); // moves what comes next off its place
-            uint32_t first = get(1, GFP_KERNEL, align);
+            ASSERT_NE(get_pages(1), kNoPage); // moves what comes next off its place
+            uint32_t first = get_pages(1, GFP_KERNEL, align);
             ASSERT_NE(first, kNoPage);
             EXPECT_EQ(first % (1u << align), 0u);
         }
         EXPECT_EQ(z.stats().allocated, 26u);
-        EXPECT_EQ(get(1, GFP_KERNEL, 19), kNoPage); // 2 GiB: no zone's start is so well aligned
+        EXPECT_EQ(get_pages(1, GFP_KERNEL, 19),
+                  kNoPage); // 2 GiB: no zone's start is so well aligned
         EXPECT_EQ(z.stats().allocated, 26u);
         EXPECT_TRUE(z.consistent());
     });
@@ -92,8 +73,8 @@ TEST(ZoneTest, AlignsMoreThanAPageblock) {
     in_fresh_zone([](zone &z) {
         for (unsigned order = kPageblockOrder + 1; order <= kPageblockOrder + 4; order++) {
             for (int i = 0; i < 3; i++) {
-                ASSERT_NE(get(kPageblockPages), kNoPage);
-                uint32_t first = get(1u << order, GFP_KERNEL, order);
+                ASSERT_NE(get_pages(kPageblockPages), kNoPage);
+                uint32_t first = get_pages(1u << order, GFP_KERNEL, order);
                 ASSERT_NE(first, kNoPage);
                 EXPECT_EQ(first % (1u << order), 0u);
             }
@@ -105,9 +86,9 @@ TEST(ZoneTest, AlignsMoreThanAPageblock) {
 TEST(ZoneTest, HandsOutMoreThanAPageblock) {
     in_fresh_zone([](zone &z) {
         uint32_t count = 2 * kPageblockPages + 7;
-        uint32_t first = get(count);
+        uint32_t first = get_pages(count);
         ASSERT_NE(first, kNoPage);
-        fill(first, count, 1);
+        fill_pages(first, count, 1);
         zone_stats s = z.stats();
         EXPECT_EQ(s.present - s.free, count);
         z.free(first, 7, true, GFP_KERNEL); // in pieces
@@ -118,9 +99,9 @@ TEST(ZoneTest, HandsOutMoreThanAPageblock) {
 
 TEST(ZoneTest, AtomicTakesWhatHoldsMemory) {
     in_fresh_zone([](zone &z) {
-        uint32_t first = get(64);
-        fill(first, 64, 1);
-        EXPECT_EQ(get(1, GFP_ATOMIC), kNoPage) << "the rest of the zone would fault";
+        uint32_t first = get_pages(64);
+        fill_pages(first, 64, 1);
+        EXPECT_EQ(get_pages(1, GFP_ATOMIC), kNoPage) << "the rest of the zone would fault";
         z.free(first, 64, true, GFP_ATOMIC);
         uint64_t present = z.stats().present;
         page_state state;
@@ -130,27 +111,27 @@ TEST(ZoneTest, AtomicTakesWhatHoldsMemory) {
         EXPECT_TRUE(state.backed);
         EXPECT_FALSE(state.zeroed);
         uint32_t got = 3;
-        for (uint32_t at; (at = get(1, GFP_ATOMIC)) != kNoPage; got++)
+        for (uint32_t at; (at = get_pages(1, GFP_ATOMIC)) != kNoPage; got++)
             EXPECT_TRUE(resident(page_address(at)));
         EXPECT_EQ(got, 64u);
         EXPECT_EQ(z.stats().dirty, 0u);
-        EXPECT_EQ(get(kPageblockPages + 1, GFP_ATOMIC), kNoPage);
+        EXPECT_EQ(get_pages(kPageblockPages + 1, GFP_ATOMIC), kNoPage);
         EXPECT_EQ(z.stats().present, present);
-        EXPECT_NE(get(1, GFP_ATOMIC | kGfpMayFault), kNoPage);
-        while (get(1, GFP_ATOMIC | kGfpMayFault) != kNoPage)
+        EXPECT_NE(get_pages(1, GFP_ATOMIC | kGfpMayFault), kNoPage);
+        while (get_pages(1, GFP_ATOMIC | kGfpMayFault) != kNoPage)
             continue;
         EXPECT_EQ(z.stats().free, 0u);
         EXPECT_EQ(z.stats().present, present);
-        EXPECT_NE(get(1), kNoPage);
+        EXPECT_NE(get_pages(1), kNoPage);
         EXPECT_GT(z.stats().present, present);
     });
 }
 
 TEST(ZoneTest, AtomicDoesNotWait) {
     in_fresh_zone([](zone &z) {
-        uint32_t first = get(1);
+        uint32_t first = get_pages(1);
         z.lock().lock();
-        EXPECT_EQ(get(1, GFP_ATOMIC | kGfpMayFault), kNoPage);
+        EXPECT_EQ(get_pages(1, GFP_ATOMIC | kGfpMayFault), kNoPage);
         z.lock().unlock();
         EXPECT_EQ(z.stats().released, 0u);
         z.free(first, 1, true, GFP_ATOMIC);
@@ -162,9 +143,9 @@ TEST(ZoneTest, AtomicDoesNotWait) {
 TEST(ZoneTest, FreesDoNotWait) {
     for (gfp_t gfp : {GFP_ATOMIC, GFP_KERNEL}) {
         in_fresh_zone([gfp](zone &z) {
-            uint32_t first = get(10);
-            uint32_t second = get(20);
-            fill(second, 20, 1);
+            uint32_t first = get_pages(10);
+            uint32_t second = get_pages(20);
+            fill_pages(second, 20, 1);
             std::atomic<int> step{0};
             std::thread holder([&] {
                 lock_guard g(z.lock());
@@ -181,7 +162,7 @@ TEST(ZoneTest, FreesDoNotWait) {
             step = 2;
             holder.join();
             EXPECT_EQ(z.stats().released, 0u);
-            ASSERT_NE(get(1), kNoPage); // any operation takes them in
+            ASSERT_NE(get_pages(1), kNoPage); // any operation takes them in
             EXPECT_EQ(z.stats().released, 30u);
             EXPECT_EQ(z.stats().present - z.stats().free, 1u);
             EXPECT_EQ(z.stats().dirty, 20u - z.stats().present + z.stats().free);
@@ -192,8 +173,8 @@ TEST(ZoneTest, FreesDoNotWait) {
 TEST(ZoneTest, AtomicFreesDoNotPurge) {
     in_fresh_zone([](zone &z) {
         mutable_options().dirty_bytes = 64 << 10;
-        uint32_t first = get(kPageblockPages);
-        fill(first, kPageblockPages, 1);
+        uint32_t first = get_pages(kPageblockPages);
+        fill_pages(first, kPageblockPages, 1);
         z.free(first, kPageblockPages, true, GFP_ATOMIC);
         EXPECT_TRUE(z.over_dirty_bound());
         EXPECT_EQ(z.stats().purged, 0u);
@@ -204,7 +185,7 @@ TEST(ZoneTest, KnowsWhatReadsAsZero) {
     in_fresh_zone([](zone &z) {
         page_state state;
         uint32_t first = z.alloc(kPageblockPages, 0, GFP_KERNEL, &state);
-        fill(first, kPageblockPages, 0x55);
+        fill_pages(first, kPageblockPages, 0x55);
         z.free(first, kPageblockPages, true, GFP_KERNEL);
         ASSERT_EQ(z.alloc(kPageblockPages, 0, GFP_KERNEL, &state), first); // memory is used again
         EXPECT_FALSE(state.zeroed);
@@ -225,8 +206,8 @@ TEST(ZoneTest, PurgesDownToWhatIsKept) {
     in_fresh_zone([](zone &z) {
         mutable_options().dirty_bytes = 64 * kMiB;
         uint32_t count = 4 * kPageblockPages;
-        uint32_t first = get(count);
-        fill(first, count, 1);
+        uint32_t first = get_pages(count);
+        fill_pages(first, count, 1);
         z.free(first, count, true, GFP_KERNEL);
         EXPECT_EQ(z.stats().dirty, count);
         EXPECT_EQ(z.purge(16 * kMiB), 0u);
@@ -245,9 +226,9 @@ TEST(ZoneTest, FreeMemoryStaysWithinItsBound) {
         constexpr uint32_t kRun = 16;
         std::vector<uint32_t> runs;
         for (size_t i = 0; i < 64 * kMiB / (kRun * kPageSize); i++) {
-            runs.push_back(get(kRun));
+            runs.push_back(get_pages(kRun));
             ASSERT_NE(runs.back(), kNoPage);
-            fill(runs.back(), kRun, 1);
+            fill_pages(runs.back(), kRun, 1);
         }
         EXPECT_EQ(z.dirty_bound(), 8 * kMiB); // an eighth of what lives
         random_numbers random(3);
@@ -266,12 +247,12 @@ TEST(ZoneTest, FreeMemoryStaysWithinItsBound) {
 // a busy machine) that nobody can say whether it counts as quick.
 bool refault(zone &z, uint32_t count) {
     uint64_t began = sys::now_ms();
-    uint32_t first = get(count);
-    fill(first, count, 1);
+    uint32_t first = get_pages(count);
+    fill_pages(first, count, 1);
     z.free(first, count, true, GFP_KERNEL);
     EXPECT_EQ(z.purge(0), size_t{count} << kPageShift);
-    EXPECT_EQ(get(count), first);
-    fill(first, count, 1);
+    EXPECT_EQ(get_pages(count), first);
+    fill_pages(first, count, 1);
     z.free(first, count, true, GFP_KERNEL);
     return sys::now_ms() - began < 900;
 }
@@ -291,12 +272,12 @@ TEST(ZoneTest, QuickRefaultsRaiseTheBound) {
 
 TEST(ZoneTest, LateRefaultsDoNot) {
     in_fresh_zone([](zone &z) {
-        uint32_t first = get(kPageblockPages);
-        fill(first, kPageblockPages, 1);
+        uint32_t first = get_pages(kPageblockPages);
+        fill_pages(first, kPageblockPages, 1);
         z.free(first, kPageblockPages, true, GFP_KERNEL);
         z.purge(0);
         std::this_thread::sleep_for(std::chrono::milliseconds(1100));
-        ASSERT_EQ(get(kPageblockPages), first);
+        ASSERT_EQ(get_pages(kPageblockPages), first);
         EXPECT_EQ(z.stats().refault_bonus, 0u);
     });
 }
@@ -331,8 +312,8 @@ TEST(ZoneTest, MakeRoomKeepsNoBonus) {
         mutable_options().dirty_bytes = kMiB;
         z.note_refault(uint64_t{1} << 30);
         uint32_t count = 4 * kPageblockPages;
-        uint32_t first = get(count);
-        fill(first, count, 1);
+        uint32_t first = get_pages(count);
+        fill_pages(first, count, 1);
         z.free(first, count, true, GFP_KERNEL);
         EXPECT_EQ(z.stats().dirty, count) << "the bonus lets it stay";
         z.make_room();
@@ -359,8 +340,8 @@ TEST(ZoneTest, VmallocCountsTowardsTheBound) {
 
 TEST(ZoneTest, LockedMemoryKeepsItsBytes) {
     in_fresh_zone([](zone &z) {
-        uint32_t first = get(kPageblockPages);
-        fill(first, kPageblockPages, 0x55);
+        uint32_t first = get_pages(kPageblockPages);
+        fill_pages(first, kPageblockPages, 0x55);
         if (mlock(page_address(first), kPageSize) != 0)
             return; // this process may not lock memory
         z.free(first, kPageblockPages, true, GFP_KERNEL);
@@ -381,10 +362,10 @@ TEST(ZoneTest, StepsOverWhatOthersMapped) {
             uint32_t own = static_cast<uint32_t>(at >> kPageShift);
             uint32_t count = kPageblockPages / 2;
             for (int i = 0; i < 40; i++) {
-                uint32_t first = get(count);
+                uint32_t first = get_pages(count);
                 ASSERT_NE(first, kNoPage);
                 EXPECT_TRUE(own < first || own >= first + count);
-                fill(first, count, 1);
+                fill_pages(first, count, 1);
             }
             for (size_t i = 0; i < kPageSize; i++)
                 ASSERT_EQ(reinterpret_cast<char *>(obstacle)[i], 0x77);
@@ -395,7 +376,7 @@ TEST(ZoneTest, StepsOverWhatOthersMapped) {
 
 TEST(ZoneTest, DmaZonesHaveNoMemory) {
     in_fresh_zone([](zone &z) {
-        ASSERT_NE(get(1), kNoPage);
+        ASSERT_NE(get_pages(1), kNoPage);
         EXPECT_EQ(&zone_for(GFP_KERNEL), &z);
         for (gfp_t where : {__GFP_DMA, __GFP_DMA32}) {
             zone &dma = zone_for(GFP_KERNEL | where);
@@ -415,17 +396,17 @@ std::atomic<int> reclaims{0};
 TEST(ZoneTest, AtALimitItReclaimsAndThenFails) {
     in_fresh_zone([](zone &z) {
         z.set_reclaim([] { reclaims++; }, nullptr);
-        ASSERT_NE(get(1), kNoPage);
+        ASSERT_NE(get_pages(1), kNoPage);
         EXPECT_EQ(reclaims, 0);
         limit(RLIMIT_AS, test::process_figure("VmSize") + 3 * kMiB);
         uint64_t got = 1;
-        while (get(1) != kNoPage)
+        while (get_pages(1) != kNoPage)
             got++;
         EXPECT_GT(reclaims, 0);
         EXPECT_EQ(z.stats().allocated, got);
         EXPECT_EQ(z.stats().free, 0u); // also the pieces smaller than a pageblock
         z.free(0, 1, false, GFP_KERNEL);
-        EXPECT_NE(get(1), kNoPage);
+        EXPECT_NE(get_pages(1), kNoPage);
     });
 }
 
@@ -433,14 +414,14 @@ uint32_t hoarded = kNoPage;
 
 TEST(ZoneTest, UsesWhatReclaimGaveBack) {
     in_fresh_zone([](zone &) {
-        hoarded = get(kPageblockPages);
+        hoarded = get_pages(kPageblockPages);
         ASSERT_NE(hoarded, kNoPage);
-        while (get(1, GFP_ATOMIC | kGfpMayFault) != kNoPage)
+        while (get_pages(1, GFP_ATOMIC | kGfpMayFault) != kNoPage)
             continue;
         zone_normal().set_reclaim(
             [] { zone_normal().free(hoarded, kPageblockPages, false, GFP_KERNEL); }, nullptr);
         sys::inject_failures(0, 100'000);
-        EXPECT_EQ(get(1), hoarded);
+        EXPECT_EQ(get_pages(1), hoarded);
     });
 }
 
@@ -449,17 +430,17 @@ TEST(ZoneTest, SurvivesFailureAtEveryStep) {
         for (int skip = 0; skip < 20; skip++) {
             std::vector<uint32_t> runs;
             sys::inject_failures(skip, 100'000);
-            for (uint32_t run = 0; (run = get(300)) != kNoPage;)
+            for (uint32_t run = 0; (run = get_pages(300)) != kNoPage;)
                 runs.push_back(run);
-            EXPECT_EQ(get(3 * kPageblockPages), kNoPage);
+            EXPECT_EQ(get_pages(3 * kPageblockPages), kNoPage);
             EXPECT_FALSE(z.lock().is_locked());
             sys::inject_failures(0, 0);
             ASSERT_TRUE(z.consistent());
-            uint32_t first = get(300);
+            uint32_t first = get_pages(300);
             ASSERT_NE(first, kNoPage);
             runs.push_back(first);
             for (uint32_t run : runs) {
-                fill(run, 300, 1);
+                fill_pages(run, 300, 1);
                 z.free(run, 300, true, GFP_KERNEL);
             }
             ASSERT_EQ(z.stats().free, z.stats().present);
@@ -473,9 +454,9 @@ TEST(ZoneTest, AnEmptyHugetlbPoolIsAskedOnce) {
         ASSERT_EQ(parse_options("hugetlb=2M:4"), 0);
         EXPECT_TRUE(z.hugetlb_left());
         sys::inject_failures(0, 1); // the pool has no page
-        uint32_t first = get(kPageblockPages);
+        uint32_t first = get_pages(kPageblockPages);
         ASSERT_NE(first, kNoPage);
-        fill(first, kPageblockPages, 1);
+        fill_pages(first, kPageblockPages, 1);
         EXPECT_FALSE(z.hugetlb_left());
         EXPECT_EQ(z.stats().hugetlb, 0u);
     });
@@ -499,18 +480,18 @@ TEST(ZoneTest, SmallHeapsHaveNoHugePages) {
     in_fresh_zone([](zone &z) {
         mutable_options().thp = thp_policy::automatic;
         for (uint64_t i = 0; i < kHugeHeap / kPageblockSize - 1; i++)
-            ASSERT_NE(get(kPageblockPages), kNoPage);
+            ASSERT_NE(get_pages(kPageblockPages), kNoPage);
         EXPECT_EQ(z.stats().huge_blocks, 0u);
         mutable_options().thp = thp_policy::never;
         for (int i = 0; i < 20; i++)
-            ASSERT_NE(get(kPageblockPages), kNoPage);
+            ASSERT_NE(get_pages(kPageblockPages), kNoPage);
         EXPECT_EQ(z.stats().huge_blocks, 0u);
     });
 }
 
 TEST(ZoneTest, FreedPagesHaveNoClass) {
     in_fresh_zone([](zone &z) {
-        uint32_t first = get(4);
+        uint32_t first = get_pages(4);
         memset(g_pagemap.page_class + first, kClassRunTail, 4);
         EXPECT_EQ(class_of_pointer(page_address(first + 3)), kClassRunTail);
         z.free(first + 2, 2, false, GFP_KERNEL);
