@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dma/space.h"
+#include "dma/spaces.h"
 
 #include <pagoda/device.h>
 
@@ -26,6 +27,10 @@ struct pagoda_device_state {
     uint32_t min_align_mask;
     std::atomic<bool> gone; // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
+    // What pagoda_device_close() has to do besides, set by whoever made the device; may be NULL.
+    void (*on_close)(pagoda_device_state *state);
+    unsigned width;                   // of a software device: its address lines
+    pagoda_device_state *next_beside; // of the same space
     char name[32];
 };
 
@@ -34,8 +39,10 @@ namespace pagoda::dma {
 // The one sentence for this thread (pagoda_device_error); also sets errno. Returns -error.
 int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// A device without a bus on this space, which it shares. NULL: no memory.
+// A device without a bus on this space, which is in the list of spaces (spaces_add) and which it
+// shares. NULL: no memory.
 pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name);
+// The last device of a space takes the space along, and what is mapped there.
 void device_destroy(pagoda_device_state *state);
 
 } // namespace pagoda::dma

@@ -9,10 +9,16 @@
 //   low (< 4 GiB): chunks, single ranges | linear zone | linear vmalloc | single ranges
 #pragma once
 
+#include "dma/granules.h"
 #include "dma/iommu.h"
 #include "dma/iova.h"
+#include "dma/page_table.h"
+
+struct pagoda_device_state;
 
 namespace pagoda::dma {
+
+inline constexpr int kMaxSpaceWindows = 32;
 
 struct space_counters {
     uint64_t map_calls, unmap_calls, mapped_bytes, live_ranges;
@@ -40,44 +46,93 @@ class space {
     // not within the mask, or in no-IOMMU mode; what map() says. Blocks.
     int reach(const void *p, size_t bytes, uint64_t mask);
 
-    // Any readable memory, at an address of its own: whole granules around it. Blocks.
+    // Any readable memory, at an address of its own: whole granules around it. -ENOSPC: no such
+    // address is free; -ERANGE: in no-IOMMU mode; what map() says. Blocks.
     int map_range(const void *p, size_t bytes, uint64_t mask, int access, uint64_t *address);
     // Ends it; `address` as map_range() gave it. -EINVAL: it did not.
     int unmap_range(uint64_t address, size_t bytes);
-    // Where `address` is a range's: true.
+    // Where `address` is a range's: true. Any context.
     bool is_range(uint64_t address) const;
 
     // A chunk of the device zones: below 2^bits, aligned to its size rounded up to a power of two,
     // in one piece. Without translation: its physical address, -ERANGE where that does not fit.
     int map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address);
     void unmap_chunk(void *at, size_t bytes);
-    // The allocator wants a held granule back. False: some of it is in a chunk.
-    bool unmap_granule(void *at, size_t bytes);
+    // The allocator wants a held granule back, in two steps, of which the second can fail where the
+    // back end does. False: it is in a chunk, or about to be mapped. The caller has
+    // g_granules_lock.
+    bool may_unmap_granule(const void *at) const;
+    bool unmap_granule(const void *at);
+    bool has_granule(const void *at) const; // mapped, or about to be; the same lock
 
     // The memory behind a device address: heap, chunk or range. NULL: nothing. Any context.
     void *virtual_address(uint64_t address) const;
 
-    // Addresses without memory behind them, for dma_iova_*: reserve, map pieces, give back.
+    // Addresses without memory behind them, for dma_iova_*: reserve, map pieces, give back. A piece
+    // begins as far into a granule as its memory does. Errors as map_range().
     int reserve_addresses(uint64_t bytes, uint64_t mask, uint64_t *address);
     int map_at(uint64_t address, const void *p, size_t bytes, int access);
     int unmap_at(uint64_t address, size_t bytes);
     void free_addresses(uint64_t address, uint64_t bytes);
 
+    // The windows, lowest first; returns how many there are.
     int windows(iova_window *out, int capacity) const;
     space_counters counters() const;
 
+    void attach(pagoda_device_state *state);
+    // True: it was the last.
+    bool detach(pagoda_device_state *state);
+
     // In a fork child: no device of the parent is reachable from here.
-    void forget() { dead_ = true; }
-    bool dead() const { return dead_; }
+    void forget();
+    bool dead() const { return dead_.load(std::memory_order_acquire); }
+
+    space *next = nullptr; // of all spaces
 
   private:
-    iommu *iommu_ = nullptr;
-    bool dead_ = false;
-};
+    struct chunk {
+        uintptr_t at;
+        size_t bytes;
+        uint64_t address;
+        chunk *next;
+    };
 
-// Every space there is: what the provider table (hugepage/provider.h) acts on. Registered with the
-// allocator when the first one is made.
-int spaces_add(space *s);
-void spaces_remove(space *s);
+    bool init(iommu *back_end, int *error);
+    int read_windows(iova_window *out, int *count) const;
+    bool reserve_holes(const iova_window *window, int count);
+    bool place_linear();
+    bool in_a_window(uint64_t first, uint64_t last) const;
+    int usable() const;
+    uint64_t linear_address(uintptr_t at) const;
+    uintptr_t linear_memory(uint64_t address) const;
+    int map_granule(uintptr_t at);
+    int add_chunk(chunk *c, unsigned bits);
+    int physical_run(uintptr_t at, size_t bytes, unsigned bits, uint64_t *address) const;
+    void unmap_linear_of(const chunk *c);
+    void fill_pages(uint64_t address, uintptr_t at, uint64_t bytes, uint64_t flags);
+    int map_pages(uint64_t address, const void *p, size_t bytes, int access, uint64_t kind);
+    int unmap_pages(uint64_t address, size_t bytes, uint64_t kind);
+    int call_map(uint64_t address, uintptr_t at, uint64_t bytes, int access);
+    int call_unmap(uint64_t address, uint64_t bytes);
+    uint64_t limit_for(uint64_t mask) const;
+
+    iommu *iommu_ = nullptr;
+    std::atomic<bool> dead_{false};
+    iova_domain domain_ = {};
+    unsigned shift_ = 0;
+    page_table pages_; // ranges, pieces, chunks
+    granule_table granules_;
+    iova_window window_[kMaxSpaceWindows] = {};
+    int windows_ = 0;
+    // Of zone and vmalloc range, as much as has a place: its first address, the device's, bytes.
+    struct linear {
+        uintptr_t memory;
+        uint64_t address;
+        uint64_t bytes;
+    } linear_[2] = {};
+    chunk *chunks_ = nullptr;
+    pagoda_device_state *devices_ = nullptr;
+    std::atomic<uint64_t> map_calls_{0}, unmap_calls_{0}, mapped_bytes_{0}, live_ranges_{0};
+};
 
 } // namespace pagoda::dma

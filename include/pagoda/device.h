@@ -11,6 +11,9 @@
 extern "C" {
 #endif
 
+/* An address as a device knows it. */
+typedef uint64_t dma_addr_t;
+
 struct pagoda_device_state;
 
 /* A device. Read its fields; the library writes them. `driver_data` is yours. */

@@ -1,0 +1,86 @@
+#include "dma/device.h"
+
+#include "hugepage/base.h"
+
+#include <pagoda/slab.h>
+
+#include <errno.h>
+#include <new>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+namespace pagoda::dma {
+namespace {
+
+constexpr int kNoNode = -1;
+
+thread_local char g_error[320];
+
+} // namespace
+
+int fail(int error, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(g_error, sizeof g_error, format, arguments);
+    va_end(arguments);
+    errno = error;
+    return -error;
+}
+
+pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name) {
+    void *memory = kzalloc(sizeof(pagoda_device_state), GFP_KERNEL);
+    if (memory == nullptr)
+        return nullptr;
+    auto *state = new (memory) pagoda_device_state();
+    strncpy(state->name, name, sizeof state->name - 1);
+    state->dev.name = state->name;
+    state->dev.numa_node = kNoNode;
+    state->dev.state = state;
+    state->space = s;
+    state->kind = kind;
+    state->mask = UINT32_MAX;
+    state->coherent_mask = UINT32_MAX;
+    state->max_segment = 65536;
+    state->boundary = UINT64_MAX;
+    s->attach(state);
+    return state;
+}
+
+void device_destroy(pagoda_device_state *state) {
+    space *s = state->space;
+    state->gone.store(true, std::memory_order_release);
+    if (s->detach(state)) {
+        spaces_remove(s);
+        space::destroy(s);
+    }
+    kfree(state);
+}
+
+} // namespace pagoda::dma
+
+using namespace pagoda::dma;
+
+PAGODA_EXPORT void pagoda_device_close(device *dev) {
+    if (dev == nullptr)
+        return;
+    pagoda_device_state *state = dev->state;
+    if (state->on_close != nullptr)
+        state->on_close(state);
+    device_destroy(state);
+}
+
+PAGODA_EXPORT const char *pagoda_device_error() { return g_error; }
+
+PAGODA_EXPORT pagoda_iommu pagoda_device_iommu(const device *dev) { return dev->state->kind; }
+
+PAGODA_EXPORT int pagoda_device_windows(const device *dev, uint64_t *first, uint64_t *last,
+                                        int capacity) {
+    iova_window window[kMaxSpaceWindows];
+    int count = dev->state->space->windows(window, kMaxSpaceWindows);
+    for (int i = 0; i < count && i < capacity; i++) {
+        first[i] = window[i].first;
+        last[i] = window[i].last;
+    }
+    return count;
+}
