@@ -189,8 +189,8 @@ bool empty(kmem_cache &c) {
     slow_path scope;
     bool drained = caches_drain();
     slabs_release(c, 0);
-    // A free that is just leaving its slab pins it for a moment.
-    while (c.in_use == 0 && c.slabs != 0) {
+    // A free that is just leaving its slab pins it for a moment; in a child of fork, for ever.
+    for (int rounds = 0; c.in_use == 0 && c.slabs != 0 && rounds < 1000; rounds++) {
         sys::nap(10);
         slabs_release(c, 0);
     }
@@ -249,7 +249,7 @@ void cache_destroy(kmem_cache *c) {
         rcu_barrier();
     slow_path scope;
     uint64_t cached = c->cls == kClassShared ? 0 : cache_cached(*c);
-    if (c->in_use != 0) {
+    if (c->in_use != 0 || c->slabs != 0) {
         // What other CPUs keep where they cannot be drained is not the program's leak.
         if (c->in_use != cached)
             report_left(*c, c->in_use - cached);
