@@ -44,12 +44,12 @@ class Options:
     noiommu: bool = False  # no IOMMU, and VFIO told to do without
     devices: tuple = ("edu",)  # as QEMU's -device; an nvme without a drive gets one of 64 MiB
     memory: str = "1G"
-    cpus: int = 2
+    cpus: int = 2  # a multiple of the nodes
     numa: int = 1  # nodes
     hugepages: int = 64  # of 2 MiB
     swap: str = ""  # the size of a drive to swap to
     files: tuple = ()  # "FILE" or "FILE:PLACE"
-    env: dict = dataclasses.field(default_factory=dict)
+    env: dict = dataclasses.field(default_factory=dict)  # what LD_PRELOAD names comes along
     append: str = ""  # to the kernel's command line
     user: str = ""  # a memlock limit: run as a user with that limit who owns VFIO's nodes
     timeout: float = 60  # seconds from the program's start
@@ -135,6 +135,8 @@ def fill_archive(guest, kernel, command, options):
     if os.path.exists("/etc/ld.so.cache"):
         guest.add("/etc/ld.so.cache")
     guest.add(command[0])
+    for library in options.env.get("LD_PRELOAD", "").split():
+        guest.add(library)
     for file in options.files:
         guest.add(*file.split(":", 1))
     guest.close()
@@ -157,9 +159,10 @@ def qemu_command(folder, kernel, options):
     for name in ("console", "output", "control"):
         command += ["-chardev", f"file,id={name},path={folder / name}", "-serial", f"chardev:{name}"]
     if options.numa > 1:
+        memory, cpus = size(options.memory) // options.numa, options.cpus // options.numa
         for node in range(options.numa):
-            command += ["-object", f"memory-backend-ram,id=m{node},size={size(options.memory) // options.numa}",
-                        "-numa", f"node,nodeid={node},memdev=m{node},cpus={node}"]
+            command += ["-object", f"memory-backend-ram,id=m{node},size={memory}", "-numa",
+                        f"node,nodeid={node},memdev=m{node},cpus={node * cpus}-{node * cpus + cpus - 1}"]
     if options.swap:
         command += nvme(folder, "nvme", "swap", options.swap, SWAP_SLOT)
     slot = FIRST_SLOT
