@@ -1,5 +1,4 @@
-"""Includes point downwards only: preload, tools, examples -> dma -> lib ->
-hugepage -> sys."""
+"""Includes point downwards only: preload, tools, examples -> dma -> lib -> hugepage -> sys."""
 
 import re
 import unittest

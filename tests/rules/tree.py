@@ -8,6 +8,7 @@ import subprocess
 ROOT = pathlib.Path(os.environ.get("PAGODA_SOURCE", pathlib.Path(__file__).parents[2])).resolve()
 BUILD = pathlib.Path(os.environ.get("PAGODA_BUILD", ROOT / "build" / "release")).resolve()
 LIBRARY = BUILD / "libpagoda.so"
+DMA_LIBRARY = BUILD / "libpagoda_dma.so"
 SOURCE_SUFFIXES = {".cc", ".c", ".h", ".hpp", ".py", ".sh"}
 NOT_OURS = {".git", "build", "__pycache__", ".cache"}
 
