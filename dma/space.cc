@@ -67,9 +67,11 @@ bool space::init(iommu *back_end, int *error) {
 }
 
 void space::destroy(space *s) {
-    while (s->chunks_ != nullptr)
+    // In a child of fork another thread may have been at the domain: what it has is lost.
+    while (!s->dead() && s->chunks_ != nullptr)
         s->unmap_chunk(reinterpret_cast<void *>(s->chunks_->at), s->chunks_->bytes);
-    put_iova_domain(&s->domain_);
+    if (!s->dead())
+        put_iova_domain(&s->domain_);
     s->iommu_->ops->close(*s->iommu_);
     s->~space();
     kvfree(s);

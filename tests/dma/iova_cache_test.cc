@@ -1,0 +1,79 @@
+#include "dma/iova_cache.h"
+
+#include "tests/unit.h"
+
+#include <memory>
+#include <set>
+
+namespace pagoda::test {
+namespace {
+
+using namespace dma;
+
+struct destroyer {
+    void operator()(pagoda_iova_caches *c) const { iova_caches_destroy(c); }
+};
+using caches = std::unique_ptr<pagoda_iova_caches, destroyer>;
+
+std::set<unsigned long> flush(const caches &c) {
+    std::set<unsigned long> all;
+    iova_caches_flush(
+        c.get(),
+        [](void *set, unsigned long pfn) {
+            EXPECT_TRUE(static_cast<std::set<unsigned long> *>(set)->insert(pfn).second);
+        },
+        &all);
+    return all;
+}
+
+// On one CPU, so that what is put is what is got.
+TEST(iova_cache, gives_back_the_newest_within_the_limit) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(sched_getcpu(), &one);
+        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        caches c(iova_caches_create());
+        EXPECT_EQ(iova_caches_get(c.get(), 2, ~0ul), 0u);
+        for (unsigned long pfn : {40ul, 80ul, 60ul})
+            EXPECT_TRUE(iova_caches_put(c.get(), 2, pfn));
+        EXPECT_EQ(iova_caches_get(c.get(), 1, ~0ul), 0u) << "of another size";
+        EXPECT_EQ(iova_caches_get(c.get(), 2, 62), 40u) << "60 to 63 do not end at 62";
+        EXPECT_EQ(iova_caches_get(c.get(), 2, 63), 60u);
+        EXPECT_EQ(iova_caches_get(c.get(), 2, 63), 0u);
+        EXPECT_EQ(iova_caches_get(c.get(), 2, 3), 0u);
+        EXPECT_EQ(iova_caches_get(c.get(), 2, ~0ul), 80u);
+    })));
+}
+
+TEST(iova_cache, the_depot_is_bounded_and_nothing_is_lost) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(sched_getcpu(), &one);
+        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        caches c(iova_caches_create());
+        unsigned long put = 0;
+        while (put < 100'000 && iova_caches_put(c.get(), 0, put + 1))
+            put++;
+        EXPECT_EQ(put, kMagazine * (kDepot + 2));
+        std::set<unsigned long> got;
+        while (unsigned long pfn = iova_caches_get(c.get(), 0, ~0ul))
+            EXPECT_TRUE(got.insert(pfn).second);
+        EXPECT_EQ(got.size(), put);
+        EXPECT_TRUE(flush(c).empty());
+    })));
+}
+
+TEST(iova_cache, a_flush_hands_out_everything_once) {
+    caches c(iova_caches_create());
+    for (unsigned order = 0; order < kCachedOrders; order++)
+        for (unsigned long i = 0; i < 1000; i++)
+            EXPECT_TRUE(iova_caches_put(c.get(), order, order * 1000 + i + 1));
+    EXPECT_EQ(flush(c).size(), kCachedOrders * 1000);
+    EXPECT_TRUE(flush(c).empty());
+    EXPECT_EQ(iova_caches_get(c.get(), 0, ~0ul), 0u);
+}
+
+} // namespace
+} // namespace pagoda::test
