@@ -484,7 +484,8 @@ bool buddy::consistent(uint32_t blocks, bool reserved) const {
     uint64_t dirty = 0;
     for (uint32_t n = 0; n < blocks; n++) {
         const pageblock &b = block(n);
-        if (b.reserved.load(std::memory_order_relaxed) != reserved)
+        if (b.reserved.load(std::memory_order_relaxed) != reserved ||
+            b.device.load(std::memory_order_relaxed) != 0)
             continue;
         uint32_t pages = 0;
         for (unsigned o = 0; o <= kPageblockOrder; o++) {

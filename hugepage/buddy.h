@@ -31,6 +31,7 @@ struct pageblock {
     uint32_t isolated_next;
     std::atomic<purge_end> purge_ended; // without the zone's lock
     std::atomic<bool> reserved;         // a zone's reserve has it: see hugepage/reserve.h
+    std::atomic<uint8_t> device;        // it is memory for devices: see lib/device_pages.h
 };
 static_assert(sizeof(pageblock) <= 512);
 

@@ -49,15 +49,17 @@ void mutex::unlock_after_fork() {
 #if PAGODA_DEBUG
 // Four bits per rank: how many locks of it this thread holds. A signal handler that interrupted a
 // holder may take another of the same rank by try_lock().
-static thread_local uint64_t held_ranks __attribute__((tls_model("initial-exec")));
+using rank_counts = unsigned __int128;
+static thread_local rank_counts held_ranks __attribute__((tls_model("initial-exec")));
+static_assert(4 * static_cast<unsigned>(lock_rank::report) < 8 * sizeof held_ranks);
 
 void mutex::check_order() const {
     PAGODA_INVARIANT(held_ranks >> (4 * static_cast<unsigned>(rank_)) == 0);
 }
-void mutex::note_taken() { held_ranks += uint64_t{1} << (4 * static_cast<unsigned>(rank_)); }
+void mutex::note_taken() { held_ranks += rank_counts{1} << (4 * static_cast<unsigned>(rank_)); }
 void mutex::note_released() {
     PAGODA_INVARIANT((held_ranks >> (4 * static_cast<unsigned>(rank_)) & 15) != 0);
-    held_ranks -= uint64_t{1} << (4 * static_cast<unsigned>(rank_));
+    held_ranks -= rank_counts{1} << (4 * static_cast<unsigned>(rank_));
 }
 #endif
 

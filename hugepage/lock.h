@@ -9,6 +9,7 @@
 namespace pagoda {
 
 enum class lock_rank : uint8_t {
+    growth,  // of the memory for devices, held while it is made reachable for them
     store,   // a cold store's, held while its keeper is asked
     hooks,   // lists of what reclaim calls; nothing is taken inside
     init,    // the once-only initialisation
@@ -20,6 +21,7 @@ enum class lock_rank : uint8_t {
     vmalloc, // areas and their address space
     zone,    // buddy
     reserve, // of a zone
+    device,  // pages for devices
     meta,    // metadata of the layers above
     sheaves, // the pool of sheaves
     grace,   // grace periods

@@ -50,7 +50,8 @@ void pagoda_object_release(const void *p);
 // addresses whose last byte is at most `mask`. NULL: no device, or none to be had. Zeroed with
 // __GFP_ZERO. They are struct pages like any others, without references; page_class says
 // kClassPages. GFP_DMA is the mask 2^24 - 1, GFP_DMA32 2^32 - 1. Non-blocking flags take what there
-// is.
+// is. Blocking ones may call provide() on this thread, and frees withdraw(): not under a lock that
+// these take.
 void *pagoda_device_pages_alloc(uint32_t pages, unsigned order, uint64_t mask, unsigned gfp);
 void pagoda_device_pages_free(void *p, uint32_t pages);
 

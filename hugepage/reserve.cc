@@ -107,7 +107,7 @@ uint32_t zone::take_for_reserve(bool may_wait) {
     uint32_t first = kNoPage;
     if (within_limit(kPageblockPages)) {
         first = buddy_.take(kPageblockOrder, &dirty);
-        if (first == kNoPage && this == &zone_normal() && grow(1, kPageblockOrder, 0))
+        if (first == kNoPage && grow(1, kPageblockOrder, 0))
             first = buddy_.take(kPageblockOrder, &dirty);
     }
     lock_.unlock();

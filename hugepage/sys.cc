@@ -91,6 +91,21 @@ int map_fixed(uintptr_t at, size_t len, int prot, int flags) {
     return 0;
 }
 
+int create_memfd(const char *name, unsigned flags) {
+    constexpr unsigned kNoExecSeal = 8; // 6.3
+    if (injected())
+        return -ENOMEM;
+    flags |= MFD_CLOEXEC;
+    long fd = call(SYS_memfd_create, ptr(name), flags | kNoExecSeal);
+    if (fd == -EINVAL)
+        fd = call(SYS_memfd_create, ptr(name), flags);
+    if (fd < 0 || fd > 2)
+        return static_cast<int>(fd);
+    int high = duplicate(static_cast<int>(fd)); // the first three mean something to programs
+    close(static_cast<int>(fd));
+    return high;
+}
+
 using clock_function = int (*)(clockid_t, timespec *);
 #if defined(__x86_64__)
 constexpr char kClockName[] = "__vdso_clock_gettime";
@@ -118,6 +133,14 @@ int extend(uintptr_t end, size_t grow) {
         return -ENOMEM;
     size_t page = page_size();
     long r = call(SYS_mremap, addr(end - page), size(page), size(page + grow), 0);
+    return failed(r) ? static_cast<int>(r) : 0;
+}
+
+int map_over(uintptr_t at, size_t len) {
+    if (injected())
+        return -ENOMEM;
+    long r = call(SYS_mmap, addr(at), size(len), PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     return failed(r) ? static_cast<int>(r) : 0;
 }
 
@@ -153,6 +176,12 @@ int populate_read(uintptr_t at, size_t len) {
 
 void hint_huge(uintptr_t at, size_t len, bool on) {
     call(SYS_madvise, addr(at), size(len), on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+int keep_from_children(uintptr_t at, size_t len) {
+    if (injected())
+        return -ENOMEM;
+    return static_cast<int>(call(SYS_madvise, addr(at), size(len), MADV_DONTFORK));
 }
 
 void name_range(uintptr_t at, size_t len, const char *name) {
@@ -306,16 +335,10 @@ bool rseq_fence() {
     return !failed(call(SYS_membarrier, kMembarrierRseq));
 }
 
-int memfd(const char *name) {
-    constexpr unsigned kNoExecSeal = 8; // 6.3
-    long fd = call(SYS_memfd_create, ptr(name), MFD_CLOEXEC | kNoExecSeal);
-    if (fd == -EINVAL)
-        fd = call(SYS_memfd_create, ptr(name), MFD_CLOEXEC);
-    if (fd < 0 || fd > 2)
-        return static_cast<int>(fd);
-    int high = duplicate(static_cast<int>(fd)); // the first three mean something to programs
-    close(static_cast<int>(fd));
-    return high;
+int memfd(const char *name) { return create_memfd(name, 0); }
+
+int memfd_hugetlb(const char *name, unsigned shift) {
+    return create_memfd(name, MFD_HUGETLB | shift << MFD_HUGE_SHIFT);
 }
 
 int duplicate(int fd) { return static_cast<int>(call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3)); }

@@ -23,6 +23,8 @@ int map_hugetlb_at(uintptr_t at, size_t len, unsigned shift);
 int reserve_at(uintptr_t at, size_t len);
 // Makes the mapping that ends at `end` longer in place, keeping its name and hints. 0 or -errno.
 int extend(uintptr_t end, size_t grow);
+// The same pages as map_at's, over what is mapped at `at`, which is the caller's. 0 or -errno.
+int map_over(uintptr_t at, size_t len);
 // Moves page tables: the pages [from, from+len) become the first of [to, to+to_len); whatever is
 // mapped at `to` is replaced. 0 or -errno (nothing changed).
 int move_pages(uintptr_t from, size_t len, uintptr_t to, size_t to_len);
@@ -40,6 +42,8 @@ int populate(uintptr_t at, size_t len);
 int populate_read(uintptr_t at, size_t len);
 // THP hints; failure is ignored: a kernel without THP has base pages, which is what it has.
 void hint_huge(uintptr_t at, size_t len, bool on);
+// Leaves the range out of the children of fork. 0 or -errno.
+int keep_from_children(uintptr_t at, size_t len);
 // Shows `name` in /proc/self/maps where the kernel can (5.17); otherwise nothing happens.
 void name_range(uintptr_t at, size_t len, const char *name);
 
@@ -74,6 +78,8 @@ bool rseq_fence();
 // Memory with a file behind it, which can be mapped more than once.
 // An empty file in memory that closes on exec. Its descriptor (3 or above) or -errno.
 int memfd(const char *name);
+// The same of hugetlb pages of 1 << shift bytes, which reserve_in_file() takes from the pool.
+int memfd_hugetlb(const char *name, unsigned shift);
 int duplicate(int fd);     // likewise
 int64_t file_size(int fd); // or -errno
 int set_file_size(int fd, uint64_t bytes);
@@ -111,8 +117,9 @@ void write_stderr(const char *text, size_t len);                 // best effort
 [[noreturn]] void abort_process();                               // SIGABRT, whatever is installed
 
 // Fault injection, for tests.
-// The next `skip` memory-taking calls (map_at, map_hugetlb_at, reserve_at, extend, move_pages,
-// reserve_in_file, map_file_over, reserve_anywhere) succeed, the `fail` after them return -ENOMEM.
+// The next `skip` memory-taking calls (map_at, map_over, map_hugetlb_at, reserve_at, extend,
+// move_pages, keep_from_children, memfd, memfd_hugetlb, reserve_in_file, map_file_over,
+// reserve_anywhere) succeed, the `fail` after them return -ENOMEM.
 void inject_failures(int skip, int fail);
 
 } // namespace pagoda::sys

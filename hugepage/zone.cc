@@ -8,7 +8,7 @@
 namespace pagoda {
 
 pagemap g_pagemap;
-constinit zone g_zones[3];
+constinit zone g_zone_normal;
 constinit thread_local uint32_t t_keeps_memory = 0;
 
 namespace {
@@ -23,20 +23,12 @@ uintptr_t address_of(uint64_t page) { return g_space.zone_base + (page << kPageS
 
 } // namespace
 
-zone &zone_for(gfp_t gfp) {
-    if ((gfp & __GFP_DMA) != 0)
-        return g_zones[static_cast<int>(zone_type::dma)];
-    if ((gfp & __GFP_DMA32) != 0)
-        return g_zones[static_cast<int>(zone_type::dma32)];
-    return zone_normal();
-}
-
 bool zones_init() {
     g_pagemap.base = g_space.zone_base;
     g_pagemap.page_class = g_space.page_class.as<uint8_t>();
     g_pagemap.memmap = g_space.memmap.as<page>();
-    zone_normal().set_limits(read_memory_limits()); // no other zone grows
-    zone_normal().start();                          // at a limit the first allocation tries again
+    zone_normal().set_limits(read_memory_limits());
+    zone_normal().start(); // at a limit the first allocation tries again
     return true;
 }
 
@@ -288,8 +280,8 @@ uint32_t zone::alloc_blocking(uint32_t count, unsigned align_order, unsigned ord
             first = take_huge_block(count, order, state);
         if (first == kNoPage && room)
             first = take(count, order, align_order, state);
-        if (first != kNoPage || this != &zone_normal())
-            break; // only NORMAL grows: the others get their memory from a device
+        if (first != kNoPage)
+            break;
         uint32_t blocks =
             order <= kPageblockOrder ? 1 : (count + kPageblockPages - 1) / kPageblockPages;
         if (limit_ != kNoLimit) {
@@ -425,11 +417,10 @@ void zone::free(uint32_t first, uint32_t count, bool dirty, gfp_t gfp) {
 }
 
 // What is set aside need hold no memory, and freed it does not.
-uint32_t zone::set_aside(uint32_t count) {
+uint32_t zone::set_aside(uint32_t count, unsigned align_order) {
     page_state state = {};
     uint64_t peak = peak_bytes_.load(std::memory_order_relaxed);
-    uint32_t first =
-        alloc(count * kPageblockPages, kPageblockOrder, GFP_KERNEL | kGfpMayFault, &state);
+    uint32_t first = alloc(count * kPageblockPages, align_order, GFP_KERNEL | kGfpMayFault, &state);
     if (first != kNoPage) {
         lock_guard g(lock_);
         set_aside_ += uint64_t{count} * kPageblockPages;
@@ -437,6 +428,29 @@ uint32_t zone::set_aside(uint32_t count) {
         note_peak();
     }
     return first;
+}
+
+bool zone::begin_other_mapping(uint32_t first_block, uint32_t count) {
+    lock_guard g(lock_);
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        if ((buddy_.block(n).flags & kBlockHugetlb) != 0 &&
+            options().hugetlb_shift != kPageblockShift)
+            return false;
+    for (uint32_t n = first_block; n < first_block + count; n++) {
+        uint8_t &flags = buddy_.block(n).flags;
+        if ((flags & kBlockHugetlb) != 0)
+            hugetlb_pages_ -= kPageblockPages;
+        flags &= static_cast<uint8_t>(~(kBlockHugetlb | kBlockOrdinary));
+    }
+    if (uint64_t{first_block + count} * kPageblockPages == end_) // it is not ours to extend
+        tail_extensible_ = false;
+    return true;
+}
+
+void zone::end_other_mapping(uint32_t first_block, uint32_t count) {
+    lock_guard g(lock_);
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        buddy_.block(n).flags |= kBlockOrdinary;
 }
 
 void zone::free_set_aside(uint32_t first, uint32_t count, bool dirty) {

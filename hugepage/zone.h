@@ -1,4 +1,4 @@
-// Zones: pages by addressability, with watermarks, growth from the configured providers (hugetlb,
+// The zone: pages with watermarks, growth from the configured providers (hugetlb,
 // THP, base pages), and the bound on free memory that is kept. All of malloc's, slabs' and page
 // runs' pages come from here.
 #pragma once
@@ -14,8 +14,6 @@
 namespace pagoda {
 
 inline constexpr uint64_t kDirtyCap = uint64_t{1} << 30; // of what lives, and of the bonus
-
-enum class zone_type : uint8_t { dma, dma32, normal };
 
 // From this much live memory on it is made of huge pages where it can be.
 inline constexpr uint64_t kHugeHeap = 8 << 20;
@@ -83,9 +81,13 @@ class zone {
     void make_room();
     // What is in use, of the zone and of vmalloc; what was set aside is not.
     uint64_t live_bytes() const;
-    // `count` whole pageblocks in a row for somebody who manages them himself; kNoPage at a limit.
-    // Blocks.
-    uint32_t set_aside(uint32_t count);
+    // `count` whole pageblocks in a row, the first aligned as by alloc(), for somebody who manages
+    // them himself; kNoPage at a limit. Blocks.
+    uint32_t set_aside(uint32_t count, unsigned align_order = kPageblockOrder);
+    // Before pageblocks that are set aside are mapped anew. False: they are parts of larger pages.
+    bool begin_other_mapping(uint32_t first_block, uint32_t count);
+    // They are private pages of the zone again.
+    void end_other_mapping(uint32_t first_block, uint32_t count);
     // Gives pages of them back, all or some; `dirty` as in free(). Blocks.
     void free_set_aside(uint32_t first, uint32_t count, bool dirty);
     // Called before `bytes` more are mapped: under a limit on memory, what is kept free, here and
@@ -225,11 +227,10 @@ class zone {
     uint64_t (*purge_areas_)(uint64_t keep) = nullptr;
 };
 
-extern PAGODA_INTERNAL zone g_zones[3];
-inline zone &zone_normal() { return g_zones[static_cast<int>(zone_type::normal)]; }
-
-// The zone that serves these flags. DMA and DMA32 have no memory until a device provides it.
-zone &zone_for(gfp_t gfp);
+extern PAGODA_INTERNAL zone g_zone_normal;
+// What malloc's memory is made of, and all of it that no flag asks of another zone. DMA and DMA32
+// are pageblocks set aside here: lib/device_pages.h.
+inline zone &zone_normal() { return g_zone_normal; }
 
 // Called once, after address_space_init: makes the pagemap readable.
 bool zones_init();

@@ -3,6 +3,7 @@
 #include "hugepage/sys.h"
 #include "lib/cache_list.h"
 #include "lib/debug_marks.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/heap.h"
 #include "lib/kernel_api.h"
@@ -55,7 +56,7 @@ void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
     gfp = current_gfp(gfp);
     rcu_poll_if_blocking(gfp);
     bool accounted = (gfp & __GFP_ACCOUNT) != 0 && current_group() != nullptr;
-    void *object = with_reclaim(gfp, c.info.size, [&]() -> void * {
+    auto attempt = [&]() -> void * {
         kmem_cache *from = accounted ? accounted_twin(c, gfp) : &c;
         slow_path scope;
         gfp_t now = scope.limit(gfp);
@@ -65,7 +66,11 @@ void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
         if (kDebug && p != nullptr)
             PAGODA_INVARIANT(debug_mark_held(p));
         return p;
-    });
+    };
+    uint64_t mask = device_mask(c.traits->zone);
+    void *object = mask == 0
+                       ? with_reclaim(gfp, c.info.size, attempt)
+                       : with_device_pages(c.info.pages, c.info.start_order, mask, gfp, attempt);
     if (object != nullptr && (gfp & __GFP_ZERO) != 0) {
         if (c.traits->ctor == nullptr)
             memset(object, 0, c.traits->object_size);
@@ -80,8 +85,11 @@ void cache_free_object(kmem_cache &c, void *object, const void *caller) {
     if (!is_cache_or_twin(c, of)) {
         report_wrong_cache(c, object);
     } else if (of->cls == kClassShared) {
-        slow_path scope;
-        shared_free(object, scope.limit(GFP_KERNEL), caller);
+        {
+            slow_path scope;
+            shared_free(object, scope.limit(GFP_KERNEL), caller);
+        }
+        device_pages_settle();
     } else {
         heap_free(object, GFP_KERNEL);
     }

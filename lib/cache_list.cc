@@ -24,8 +24,9 @@ constexpr slab_flags_t kKnownFlags = SLAB_CONSISTENCY_CHECKS | SLAB_RED_ZONE | S
                                      SLAB_NO_USER_FLAGS | SLAB_RECLAIM_ACCOUNT | SLAB_NO_REAP;
 constexpr slab_flags_t kNeverMerged = kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_TRACE |
                                       SLAB_TYPESAFE_BY_RCU | SLAB_NOLEAKTRACE | SLAB_NO_MERGE;
-// Their objects pass through more than a sheaf.
-constexpr slab_flags_t kWithoutSheaves = kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_ACCOUNT;
+// Their objects pass through more than a sheaf, or are gone after a fork.
+constexpr slab_flags_t kWithoutSheaves =
+    kDebugFlags | SLAB_CONSISTENCY_CHECKS | SLAB_ACCOUNT | SLAB_CACHE_DMA | SLAB_CACHE_DMA32;
 // Alike caches agree in these.
 constexpr slab_flags_t kMergeSame =
     SLAB_CACHE_DMA | SLAB_CACHE_DMA32 | SLAB_ACCOUNT | SLAB_RECLAIM_ACCOUNT | SLAB_NO_REAP;

@@ -41,24 +41,6 @@ kmem_cache *make_twin(kmem_cache &c) {
     return cache_create(name.data(), size, args, flags);
 }
 
-void *accounted_run(size_t size, gfp_t gfp) {
-    slow_path scope;
-    group *g = current_group();
-    uint32_t pages = static_cast<uint32_t>(heap_good_natural_size(size) >> kPageShift);
-    size_t align = max_of(size & -size, kPageSize);
-    if (!group_charge(g, uint64_t{pages} << kPageShift))
-        return nullptr;
-    bool zeroed = false;
-    void *p = run_alloc_owned(pages, order_of(align >> kPageShift), scope.limit(gfp), &zeroed, g);
-    if (p == nullptr)
-        group_uncharge(g, uint64_t{pages} << kPageShift);
-    else if ((gfp & __GFP_ZERO) != 0 && !zeroed)
-        memset(p, 0, size_t{pages} << kPageShift);
-    if (kDebug && p != nullptr)
-        PAGODA_INVARIANT(debug_mark_held(p));
-    return p;
-}
-
 group *internal(pagoda_group *g) { return reinterpret_cast<group *>(g); }
 const group *internal(const pagoda_group *g) { return reinterpret_cast<const group *>(g); }
 
@@ -129,6 +111,29 @@ void group_drop_owners(slab *s) {
         free_owners(owners, s);
 }
 
+run_shape natural_run(size_t size) {
+    size_t bytes = align_up(heap_good_natural_size(size), kPageSize);
+    size_t align = max_of(size & -size, kPageSize);
+    return {static_cast<uint32_t>(bytes >> kPageShift), order_of(align >> kPageShift)};
+}
+
+void *owned_run(size_t size, gfp_t gfp, group *payer) {
+    slow_path scope;
+    run_shape shape = natural_run(size);
+    uint64_t bytes = uint64_t{shape.pages} << kPageShift;
+    if (!group_charge(payer, bytes))
+        return nullptr;
+    bool zeroed = false;
+    void *p = run_alloc_owned(shape.pages, shape.align_order, scope.limit(gfp), &zeroed, payer);
+    if (p == nullptr)
+        group_uncharge(payer, bytes);
+    else if ((gfp & __GFP_ZERO) != 0 && !zeroed)
+        memset(p, 0, bytes);
+    if (kDebug && p != nullptr)
+        PAGODA_INVARIANT(debug_mark_held(p));
+    return p;
+}
+
 kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp) {
     if (c.cls == kClassShared)
         return &c;
@@ -156,7 +161,7 @@ kmem_cache *forget_twin(kmem_cache &c) {
 
 void *accounted_alloc(size_t size, gfp_t gfp) {
     if (size > kMaxSmall)
-        return accounted_run(size, gfp);
+        return owned_run(size, gfp, current_group());
     kmem_cache *twin = accounted_twin(g_caches[kmalloc_class(size)], gfp);
     if (twin == nullptr)
         return nullptr;

@@ -35,6 +35,15 @@ void group_drop_owners(slab *s);
 // kmalloc of `size` bytes that is charged to current_group(), which is not NULL.
 void *accounted_alloc(size_t size, gfp_t gfp);
 
+// The page run that kmalloc makes of so many bytes, and one whose `payer` is charged for it; NULL:
+// nobody is.
+struct run_shape {
+    uint32_t pages;
+    unsigned align_order;
+};
+run_shape natural_run(size_t size);
+void *owned_run(size_t size, gfp_t gfp, group *payer);
+
 // The cache that serves a cache's accounted allocations: itself if it has no sheaves, or one of the
 // same layout without, made on first use. NULL: that failed.
 kmem_cache *accounted_twin(kmem_cache &c, gfp_t gfp);

@@ -5,6 +5,7 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/debug_marks.h"
+#include "lib/device_pages.h"
 #include "lib/drain.h"
 #include "lib/highmem.h"
 #include "lib/hot_path.h"
@@ -361,10 +362,14 @@ void *heap_realloc(void *p, size_t size, gfp_t gfp) {
 bool heap_trim(size_t keep) {
     if (!heap_ready())
         return false;
+    {
+        slow_path scope;
+        if (scope.nested())
+            return false;
+        caches_drain();
+    }
+    device_pages_trim(0); // to the zone
     slow_path scope;
-    if (scope.nested())
-        return false;
-    caches_drain();
     uint64_t done = vmalloc_purge(0);
     done += zone_normal().purge(keep);
     return done != 0;
@@ -410,6 +415,7 @@ void heap_before_fork() {
     t_thread.depth++; // a handler in between must not wait for what we hold
     if (t_thread.depth > 1)
         return; // fork in a handler that interrupted us: the locks may be our own
+    device_growth_lock().lock_for_fork();
     shrinkers_lock().lock_for_fork();
     oom_lock().lock_for_fork();
     init_lock.lock_for_fork();
@@ -417,10 +423,9 @@ void heap_before_fork() {
     thread_slot_lock().lock_for_fork();
     caches_lock_for_fork();
     vmalloc_lock().lock_for_fork();
-    for (zone &z : g_zones)
-        z.lock().lock_for_fork();
-    for (zone &z : g_zones)
-        z.reserve_lock().lock_for_fork();
+    zone_normal().lock().lock_for_fork();
+    zone_normal().reserve_lock().lock_for_fork();
+    device_lock().lock_for_fork();
     meta_lock().lock_for_fork();
     sheaf_lock().lock_for_fork();
     rcu_lock().lock_for_fork();
@@ -441,20 +446,17 @@ void heap_after_fork(bool child) {
             oom_after_fork_in_child();
             reclaim_after_fork_in_child();
             kernel_api_after_fork_in_child();
-            for (zone &z : g_zones)
-                z.after_fork_in_child();
+            zone_normal().after_fork_in_child();
+            device_pages_after_fork_in_child();
             thread_slots_after_fork_in_child();
             rcu_after_fork_in_child();
         }
         maps_unlock_after_fork(child);
-        for (mutex *m : {&rcu_lock(), &sheaf_lock(), &meta_lock()})
+        for (mutex *m : {&rcu_lock(), &sheaf_lock(), &meta_lock(), &device_lock(),
+                         &zone_normal().reserve_lock(), &zone_normal().lock()})
             unlock(*m);
-        for (zone &z : g_zones) {
-            unlock(z.reserve_lock());
-            unlock(z.lock());
-        }
         for (mutex *m : {&vmalloc_lock(), &thread_slot_lock(), &drain_lock(), &init_lock,
-                         &oom_lock(), &shrinkers_lock()})
+                         &oom_lock(), &shrinkers_lock(), &device_growth_lock()})
             unlock(*m);
         caches_unlock_after_fork(child);
     }

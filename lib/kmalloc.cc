@@ -3,6 +3,8 @@
 #include "hugepage/options.h"
 #include "hugepage/page.h"
 #include "hugepage/report.h"
+#include "lib/device_kmalloc.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/heap.h"
 #include "lib/kernel_api.h"
@@ -91,11 +93,8 @@ void *kmalloc_slow(size_t size, gfp_t gfp) {
                   size);
         gfp &= ~kPagesOnly;
     }
-    if ((gfp & __GFP_DMA) != 0) {
-        static std::atomic<bool> warned{false};
-        warn_once(warned, gfp, "kmalloc with GFP_DMA: no device provides such memory", size);
-        return nullptr;
-    }
+    if ((gfp & __GFP_DMA) != 0)
+        return kmalloc_device(size, gfp);
     if (!kernel_api_enter(gfp))
         return nullptr;
     gfp = current_gfp(gfp);
@@ -154,6 +153,7 @@ PAGODA_EXPORT void pagoda_kfree(const void *object) {
 #endif
     if (!ZERO_OR_NULL_PTR(object))
         heap_free(start_of(object), GFP_KERNEL);
+    device_pages_settle();
 }
 
 PAGODA_EXPORT void pagoda_kfree_nolock(const void *object) {

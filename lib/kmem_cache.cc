@@ -1,6 +1,7 @@
 #include "lib/kmem_cache.h"
 
 #include "lib/debug_layout.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
@@ -283,6 +284,8 @@ void *shared_alloc(kmem_cache &c, gfp_t gfp, const void *caller) {
 }
 
 void shared_free(void *object, gfp_t gfp, const void *caller) {
+    if (device_state(static_cast<uint32_t>(page_index(object))) == kParentsBlock)
+        return; // it is not there, and its slab is on no list
     const slab *own = page_at(static_cast<uint32_t>(page_index(object))).slab;
     if (own == nullptr) { // it went a moment ago
         report_double_free(object);
@@ -363,6 +366,13 @@ void cache_drain_own_slot(char *slot) {
     }
 }
 
+// In a child their memory is gone: see lib/device_pages.h.
+static void forget_device_slabs() {
+    for (kmem_cache *c = first_shared_cache(); c != nullptr; c = c->traits->next)
+        if (c->traits->zone != 0)
+            cache_forget_slabs(*c);
+}
+
 void caches_lock_for_fork() {
     caches_list_lock().lock_for_fork();
     for (unsigned cls = 1; cls < g_cache_end; cls++)
@@ -372,6 +382,8 @@ void caches_lock_for_fork() {
 }
 
 void caches_unlock_after_fork(bool child) {
+    if (child)
+        forget_device_slabs();
     auto unlock = [&](mutex &m) {
         if (child)
             m.reset_in_child();

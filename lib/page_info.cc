@@ -2,6 +2,7 @@
 
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/device_pages.h"
 #include "lib/kernel_api.h"
 #include "lib/thread.h"
 
@@ -15,16 +16,11 @@ namespace {
 constexpr uint64_t kPresent = uint64_t{1} << 63;
 constexpr uint64_t kFrameMask = (uint64_t{1} << 55) - 1;
 
-struct zone_name {
-    const char *name;
-    zone *z; // NULL: a zone that has no memory of its own
-};
-const zone_name kZones[] = {{"DMA", &g_zones[static_cast<int>(zone_type::dma)]},
-                            {"DMA32", &g_zones[static_cast<int>(zone_type::dma32)]},
-                            {"Normal", &g_zones[static_cast<int>(zone_type::normal)]},
-                            {"HighMem", nullptr},
-                            {"Movable", nullptr}};
-constexpr unsigned kHighMem = 3; // of another kind: lib/highmem.h
+enum zone_number : unsigned { kDma, kDma32, kNormal, kHighMem, kMovable, kZones };
+constexpr const char *kNames[kZones] = {"DMA", "DMA32", "Normal", "HighMem", "Movable"};
+
+constexpr uint64_t kDmaEnd = uint64_t{1} << 24;
+constexpr uint64_t kDma32End = uint64_t{1} << 32;
 
 // Of all zones but HIGHMEM. All zero in a handler that interrupted the allocator, which may hold
 // the locks.
@@ -35,12 +31,20 @@ zone_stats total() {
     slow_path scope;
     if (scope.nested())
         return sum;
-    for (zone &z : g_zones) {
-        zone_stats s = z.stats();
-        sum.present += s.present;
-        sum.free += s.free;
-    }
+    sum = zone_normal().stats(); // devices' pages are set aside there
+    sum.free += device_pages_get_stats(0, ~uint64_t{0}).free;
     return sum;
+}
+
+void describe_normal(pagoda_zone_info *info) {
+    zone_stats s = zone_normal().stats();
+    device_pages_stats elsewhere = device_pages_get_stats(0, kDma32End);
+    info->spanned = s.spanned;
+    info->present = info->managed = s.present - min_of(s.present, elsewhere.present);
+    info->free = s.free + device_pages_get_stats(kDma32End, ~uint64_t{0}).free;
+    info->min = zone_normal().watermark_pages(watermark::min);
+    info->low = zone_normal().watermark_pages(watermark::low);
+    info->high = zone_normal().watermark_pages(watermark::high);
 }
 
 } // namespace
@@ -63,28 +67,28 @@ PAGODA_EXPORT void pagoda_si_meminfo(pagoda_sysinfo *info) {
 }
 
 PAGODA_EXPORT bool pagoda_zoneinfo(unsigned number, pagoda_zone_info *info) {
-    if (number >= sizeof kZones / sizeof kZones[0])
+    if (number >= kZones)
         return false;
-    const zone_name &z = kZones[number];
     *info = {};
-    info->name = z.name;
+    info->name = kNames[number];
     if (number == kHighMem) {
         info->spanned = info->present = info->managed = pagoda_totalhigh_pages();
         info->free = pagoda_nr_free_highpages();
         return true;
     }
-    if (z.z == nullptr || !kernel_api_enter(GFP_KERNEL))
+    if (number == kMovable || !kernel_api_enter(GFP_KERNEL))
         return true;
     slow_path scope;
     if (scope.nested())
         return true;
-    zone_stats s = z.z->stats();
-    info->spanned = s.spanned;
-    info->present = info->managed = s.present;
+    if (number == kNormal) {
+        describe_normal(info);
+        return true;
+    }
+    device_pages_stats s = number == kDma ? device_pages_get_stats(0, kDmaEnd)
+                                          : device_pages_get_stats(kDmaEnd, kDma32End);
+    info->spanned = info->present = info->managed = s.present;
     info->free = s.free;
-    info->min = z.z->watermark_pages(watermark::min);
-    info->low = z.z->watermark_pages(watermark::low);
-    info->high = z.z->watermark_pages(watermark::high);
     return true;
 }
 

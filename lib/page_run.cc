@@ -1,6 +1,6 @@
 #include "lib/page_run.h"
 
-#include "hugepage/zone.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/misuse.h"
 
@@ -13,7 +13,9 @@ std::atomic<uint64_t> big_served{0};
 
 uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool *zeroed) {
     page_state state = {};
-    uint32_t first = zone_for(gfp).alloc(pages, align_order, gfp, &state);
+    if (cls != kClassBigRun) // the caches are malloc's as well
+        gfp &= ~(__GFP_DMA | __GFP_DMA32);
+    uint32_t first = pages_take(pages, align_order, gfp, &state);
     if (first == kNoPage)
         return kNoPage;
     page_at(first).npages = pages;
@@ -89,7 +91,7 @@ void run_free_big(void *p, gfp_t gfp) {
     big_runs.fetch_sub(1, std::memory_order_relaxed);
     big_pages.fetch_sub(pages, std::memory_order_relaxed);
     group_uncharge(static_cast<group *>(page_at(first).owner), uint64_t{pages} << kPageShift);
-    zone_normal().free(first, pages, true, gfp);
+    pages_give(first, pages, gfp);
 }
 
 bool run_shrink(void *p, uint32_t pages, gfp_t gfp) {
@@ -100,7 +102,7 @@ bool run_shrink(void *p, uint32_t pages, gfp_t gfp) {
         return false;
     page_at(first).npages = pages;
     big_pages.fetch_sub(have - pages, std::memory_order_relaxed);
-    zone_normal().free(first + pages, have - pages, true, gfp);
+    pages_give(first + pages, have - pages, gfp);
     return true;
 }
 

@@ -2,7 +2,7 @@
 
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
-#include "hugepage/zone.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/highmem.h"
 #include "lib/kernel_api.h"
@@ -97,10 +97,13 @@ uint32_t take_uncharged(uint32_t pages, unsigned align_order, gfp_t gfp, bool on
         slow_path scope;
         gfp_t now = once ? gfp : scope.limit(gfp); // the _nolock family has no reserve in handlers
         page_state state = {};
-        uint32_t first = zone_for(now).alloc(pages, align_order, now, &state);
+        uint32_t first = pages_take(pages, align_order, now, &state);
         return {first, state.zeroed};
     };
-    piece got = once ? attempt() : with_reclaim(gfp, uint64_t{pages} << kPageShift, attempt);
+    uint64_t mask = device_mask(gfp);
+    piece got = once        ? attempt()
+                : mask != 0 ? with_device_pages(pages, align_order, mask, gfp, attempt)
+                            : with_reclaim(gfp, uint64_t{pages} << kPageShift, attempt);
     if (!got)
         return kNoPage;
     memset(g_pagemap.page_class + got.first, kClassPages, pages);
@@ -168,8 +171,12 @@ bool drop(page &pg, uint32_t references, const void *reported) {
 void give_back(uint32_t first, uint32_t pages, gfp_t gfp) {
     for (uint32_t i = 0; i < pages; i++)
         page_at(first + i).flags = 0; // the next owner has flags of its own there
-    slow_path scope;
-    zone_normal().free(first, pages, true, scope.limit(gfp));
+    {
+        slow_path scope;
+        pages_give(first, pages, scope.limit(gfp));
+    }
+    if (gfpflags_allow_blocking(gfp))
+        device_pages_settle();
 }
 
 uint32_t index_of_address(const void *p, const char *operation) {

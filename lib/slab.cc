@@ -3,6 +3,7 @@
 #include "hugepage/meta.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/device_pages.h"
 
 namespace pagoda {
 
@@ -24,7 +25,7 @@ slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate
     if (s == nullptr)
         return nullptr;
     page_state state = {};
-    uint32_t first = zone_for(gfp).alloc(info.pages, info.start_order, gfp, &state);
+    uint32_t first = pages_take(info.pages, info.start_order, gfp, &state);
     if (first == kNoPage) {
         meta_free(s, record_size(info));
         return nullptr;
@@ -50,7 +51,7 @@ void slab_destroy(slab *s, const class_info &info) {
     PAGODA_INVARIANT(s->in_use == 0);
     for (uint32_t i = 0; i < (info.aligned ? 1u : info.pages); i++)
         page_at(s->first + i).slab = nullptr;
-    zone_normal().free(s->first, info.pages, true, GFP_KERNEL);
+    pages_give(s->first, info.pages, GFP_KERNEL);
     meta_free(s, record_size(info));
 }
 

@@ -2,6 +2,7 @@
 
 #include "hugepage/zone.h"
 #include "lib/debug_layout.h"
+#include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/misuse.h"
 #include "lib/rcu.h"
@@ -76,7 +77,7 @@ void for_each_object(const kmem_cache &c, const slab *s, void (*fn)(void *)) {
 }
 
 void destroy(kmem_cache &c, slab *s) {
-    if (c.traits != nullptr && c.traits->dtor != nullptr)
+    if (c.traits != nullptr && c.traits->dtor != nullptr && device_state(s->first) != kParentsBlock)
         for_each_object(c, s, c.traits->dtor);
     group_drop_owners(s);
     slab_destroy(s, c.info);
@@ -105,7 +106,7 @@ uint64_t destroy_all(slab *s) {
 
 slab *create(kmem_cache &c, gfp_t gfp, bool populate) {
     gfp_t zone = c.traits != nullptr ? c.traits->zone : 0;
-    slab *s = slab_create(c.cls, c.info, gfp | zone, populate);
+    slab *s = slab_create(c.cls, c.info, (gfp & ~(__GFP_DMA | __GFP_DMA32)) | zone, populate);
     if (s == nullptr)
         return nullptr;
     s->cache = &c;
@@ -277,10 +278,7 @@ void slabs_walk(kmem_cache &c, void (*fn)(void *object, size_t size, void *arg),
 void slabs_drop(kmem_cache &c) {
     c.lock.lock();
     slab *s = c.all;
-    c.all = nullptr;
-    c.partial = {};
-    c.slabs = c.empty_slabs = c.in_use = 0;
-    c.late.store(nullptr);
+    cache_forget_slabs(c);
     c.lock.unlock();
     for (slab *next = nullptr; s != nullptr; s = next) {
         next = s->all_next;
@@ -290,6 +288,13 @@ void slabs_drop(kmem_cache &c) {
         s->in_use = 0;
         slab_destroy(s, c.info);
     }
+}
+
+void cache_forget_slabs(kmem_cache &c) {
+    c.partial = {};
+    c.all = nullptr;
+    c.slabs = c.empty_slabs = c.in_use = 0;
+    c.late.store(nullptr);
 }
 
 uint64_t caches_release_empty() {

@@ -21,6 +21,8 @@ uint64_t slabs_release(kmem_cache &c, uint64_t keep);
 // Calls fn for every object in use of a cache without sheaves, under its lock: fn must not come
 // back to the cache.
 void slabs_walk(kmem_cache &c, void (*fn)(void *object, size_t size, void *arg), void *arg);
+// All its slabs are somebody else's business, with what is in use of them.
+void cache_forget_slabs(kmem_cache &c);
 // Gives all its slabs back, objects in use or not. Nobody uses the cache any more. Blocking.
 void slabs_drop(kmem_cache &c);
 

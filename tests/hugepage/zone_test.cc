@@ -374,23 +374,6 @@ TEST(ZoneTest, StepsOverWhatOthersMapped) {
     }
 }
 
-TEST(ZoneTest, DmaZonesHaveNoMemory) {
-    in_fresh_zone([](zone &z) {
-        ASSERT_NE(get_pages(1), kNoPage);
-        EXPECT_EQ(&zone_for(GFP_KERNEL), &z);
-        for (gfp_t where : {__GFP_DMA, __GFP_DMA32}) {
-            zone &dma = zone_for(GFP_KERNEL | where);
-            EXPECT_NE(&dma, &z);
-            page_state state;
-            EXPECT_EQ(dma.alloc(1, 0, GFP_ATOMIC | where, &state), kNoPage);
-            EXPECT_EQ(dma.alloc(1, 0, GFP_KERNEL | where, &state), kNoPage);
-            EXPECT_EQ(dma.alloc(2000, 0, GFP_KERNEL | where, &state), kNoPage);
-            EXPECT_EQ(dma.stats().present, 0u);
-            EXPECT_EQ(dma.purge(0), 0u);
-        }
-    });
-}
-
 std::atomic<int> reclaims{0};
 
 TEST(ZoneTest, AtALimitItReclaimsAndThenFails) {

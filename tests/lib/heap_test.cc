@@ -308,12 +308,10 @@ TEST_F(heap, behaves_like_a_table_of_blocks) {
 TEST_F(heap, is_whole_in_a_child_of_fork) {
     std::atomic<bool> locked{false};
     std::thread holder([&] {
-        for (zone &z : g_zones)
-            z.lock().lock_for_fork();
+        zone_normal().lock().lock_for_fork();
         locked = true;
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        for (zone &z : g_zones)
-            z.lock().unlock_after_fork();
+        zone_normal().lock().unlock_after_fork();
     });
     while (!locked)
         std::this_thread::yield();
@@ -322,8 +320,7 @@ TEST_F(heap, is_whole_in_a_child_of_fork) {
     child_end end = in_child(
         [] {
             heap_after_fork(true);
-            for (zone &z : g_zones)
-                EXPECT_TRUE(z.consistent());
+            EXPECT_TRUE(zone_normal().consistent());
             EXPECT_EQ(g_memory_waiters, 0u);
         },
         20);
