@@ -111,6 +111,8 @@ bool buddy::belongs(const pageblock &b, unsigned list) {
         return b.ndirty != 0;
     case kFreeRuns:
         return b.nfree != 0;
+    case kHeldList:
+        return b.pins != 0 && b.blocks[kPageblockOrder] != 0 && (b.flags & kBlockHugetlb) == 0;
     default:
         return b.blocks[list] != 0;
     }
@@ -123,6 +125,8 @@ unsigned buddy::bucket_for(const pageblock &b, unsigned list) {
         return run_bucket(b.longest_dirty);
     if (list == kFreeRuns)
         return run_bucket(b.longest);
+    if (list == kHeldList)
+        return (b.flags & kBlockRefused) != 0;
     if (list == 9) // whole blocks: those that hold memory first
         return b.ndirty != 0 ? 0 : 1;
     return min_of(7u, b.nfree / 64u); // the fullest pageblock first
@@ -140,6 +144,8 @@ void buddy::link(uint32_t number, unsigned list, unsigned bucket) {
     heads_[list][bucket] = number + 1;
     filled_[list] |= uint64_t{1} << bucket;
     b.bucket[list] = static_cast<uint8_t>(bucket + 1);
+    if (list == kHeldList)
+        held_[bucket]++;
 }
 
 void buddy::unlink(uint32_t number, unsigned list) {
@@ -157,6 +163,8 @@ void buddy::unlink(uint32_t number, unsigned list) {
         tails_[list][bucket] = prev;
     if (heads_[list][bucket] == 0)
         filled_[list] &= ~(uint64_t{1} << bucket);
+    if (list == kHeldList)
+        held_[bucket]--;
     b.bucket[list] = 0;
 }
 
@@ -280,13 +288,15 @@ uint32_t buddy::take_backed(uint32_t count, unsigned align_order) {
     return kNoPage;
 }
 
-void buddy::release(uint32_t first, uint32_t count, bool dirty) {
+void buddy::release(uint32_t first, uint32_t count, bool may_be_dirty) {
     while (count > 0) {
         uint32_t number = first / kPageblockPages;
         uint32_t offset = first % kPageblockPages;
         uint32_t n = min_of(count, kPageblockPages - offset);
         pageblock &b = block(number);
+        bool dirty = may_be_dirty || b.pins != 0;
         if (dirty) {
+            held_dirty_ += b.pins != 0 ? n : 0;
             for_words(offset, n, [&](uint32_t w, uint64_t mask) { b.dirty[w] |= mask; });
             b.ndirty = static_cast<uint16_t>(b.ndirty + n);
             dirty_pages_ += n;
@@ -321,6 +331,8 @@ uint32_t buddy::take_pages(pageblock &b, uint32_t offset, uint32_t count) {
     b.ndirty = static_cast<uint16_t>(b.ndirty - dirty);
     free_pages_ -= count;
     dirty_pages_ -= dirty;
+    held_dirty_ -= b.pins != 0 ? dirty : 0;
+    b.flags &= static_cast<uint8_t>(~kBlockRefused);
     // Runs elsewhere stay as they are, and no run of dirty pages is longer than the free one
     // around.
     if (around >= b.longest)
@@ -426,6 +438,43 @@ bool buddy::isolate_dirty(uint32_t *out) {
     return false;
 }
 
+void buddy::pin(uint32_t number, bool held) {
+    pageblock &b = block(number);
+    if ((b.pins != 0) == held)
+        return;
+    b.pins = held;
+    held_dirty_ += held ? uint64_t{b.ndirty} : -uint64_t{b.ndirty};
+    b.flags &= static_cast<uint8_t>(~kBlockRefused);
+    relist(number);
+}
+
+void buddy::take_clean(uint32_t number, uint64_t (&pages)[8]) {
+    pageblock &b = block(number);
+    for (size_t w = 0; w < 8; w++)
+        pages[w] = b.pages[w] & ~b.dirty[w];
+    for_runs(pages, [&](uint32_t first, uint32_t count) {
+        carve(b, first, count);
+        take_pages(b, first, count);
+        return true;
+    });
+    relist(number);
+}
+
+bool buddy::isolate_held(bool again, uint32_t *out) {
+    uint32_t at = tails_[kHeldList][0];
+    if (at == 0 && again)
+        at = tails_[kHeldList][1];
+    if (at == 0)
+        return false;
+    *out = at - 1;
+    pageblock &b = block(*out);
+    mark(b, kPageblockOrder, 1, false);
+    take_pages(b, 0, kPageblockPages);
+    __builtin_memset(b.isolated, 0xff, sizeof b.isolated);
+    link_isolated(*out);
+    return true;
+}
+
 bool buddy::isolate_clean(uint32_t *out) {
     for (uint32_t at = heads_[kPageblockOrder][1]; at != 0;
          at = block(at - 1).next[kPageblockOrder]) {
@@ -482,6 +531,7 @@ void buddy::unisolate(uint32_t number, bool dirty) {
 bool buddy::consistent(uint32_t blocks, bool reserved) const {
     uint64_t free = 0;
     uint64_t dirty = 0;
+    uint64_t held = 0;
     for (uint32_t n = 0; n < blocks; n++) {
         const pageblock &b = block(n);
         if (b.reserved.load(std::memory_order_relaxed) != reserved ||
@@ -520,10 +570,13 @@ bool buddy::consistent(uint32_t blocks, bool reserved) const {
         for (unsigned list = 0; list < kLists; list++)
             if (b.bucket[list] != (belongs(b, list) ? bucket_for(b, list) + 1 : 0))
                 return false;
+        if (b.pins != 0 && marked != pages)
+            return false; // what is held holds memory
         free += pages;
         dirty += marked;
+        held += b.pins != 0 ? marked : 0;
     }
-    return free == free_pages_ && dirty == dirty_pages_;
+    return free == free_pages_ && dirty == dirty_pages_ && held == held_dirty_;
 }
 
 } // namespace pagoda

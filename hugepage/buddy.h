@@ -16,17 +16,17 @@ struct pageblock {
     uint64_t pages[8];    // the same by page: free ones
     uint64_t dirty[8];    // free pages that hold memory (not fresh, not purged)
     uint64_t isolated[8]; // pages out with a purge
-    uint32_t next[13];    // by list (see `buddy`); pageblock number + 1, 0 = end
-    uint32_t prev[13];
+    uint32_t next[14];    // by list (see `buddy`); pageblock number + 1, 0 = end
+    uint32_t prev[14];
     uint16_t blocks[10];     // free blocks per order
     uint16_t nfree;          // pages
     uint16_t ndirty;         // pages, among the free ones
     uint16_t longest;        // run of free pages
     uint16_t longest_dirty;  // run of dirty ones
     uint16_t isolated_clean; // isolated pages that hold no memory
-    uint8_t bucket[13];      // bucket of each list the block is in + 1, 0 = none
+    uint8_t bucket[14];      // bucket of each list the block is in + 1, 0 = none
     uint8_t flags;
-    uint32_t pins;      // > 0: mapped for DMA; never purged
+    uint32_t pins;      // 1: held for devices, see hugepage/block_hold.cc; never purged
     uint32_t purged_at; // ms; 0 = never
     uint32_t isolated_next;
     std::atomic<purge_end> purge_ended; // without the zone's lock
@@ -39,6 +39,7 @@ inline constexpr uint8_t kBlockHugetlb = 1;  // backed by the hugetlb pool: neve
 inline constexpr uint8_t kBlockLeaving = 2;  // isolated, and about to be unmapped
 inline constexpr uint8_t kBlockAbsent = 4;   // unmapped: see hugepage/absent.h
 inline constexpr uint8_t kBlockOrdinary = 8; // up to its end ordinary pages of the zone
+inline constexpr uint8_t kBlockRefused = 16; // held, wholly free, and not to be had for now
 
 class buddy {
   public:
@@ -85,6 +86,20 @@ class buddy {
         return next != 0 ? next - 1 : kNoPage;
     }
 
+    // Holds a pageblock, or ends that: while it is held, free pages in it hold memory, and
+    // isolate_dirty() passes it by.
+    void pin(uint32_t block, bool held);
+    // Takes the free pages of a pageblock that hold no memory; their bits.
+    void take_clean(uint32_t block, uint64_t (&pages)[8]);
+    // Isolates a wholly free held pageblock; with `again` also one that was refused. False: none.
+    bool isolate_held(bool again, uint32_t *block);
+    // How many there are.
+    uint64_t held_blocks(bool again) const { return held_[0] + (again ? held_[1] : 0); }
+    // Dirty pages that can be purged, or will be once somebody lets go of them.
+    uint64_t purgeable_pages(bool again = false) const {
+        return dirty_pages_ - held_dirty_ + held_blocks(again) * kPageblockPages;
+    }
+
     uint64_t free_pages() const { return free_pages_; }
     uint64_t dirty_pages() const { return dirty_pages_; }
     // Isolated pages that held no memory when they were.
@@ -98,11 +113,13 @@ class buddy {
 
   private:
     // Lists of pageblocks: [0..9] those with a free block of that order, the fullest first; then by
-    // dirty pages, by the longest run of dirty pages, and by the longest run of free ones.
+    // dirty pages, by the longest run of dirty pages, and by the longest run of free ones; and
+    // those that are held and wholly free.
     static constexpr unsigned kDirtyList = 10;
     static constexpr unsigned kDirtyRuns = 11;
     static constexpr unsigned kFreeRuns = 12;
-    static constexpr unsigned kLists = 13;
+    static constexpr unsigned kHeldList = 13;
+    static constexpr unsigned kLists = 14;
     static constexpr unsigned kBuckets = 57;
     static constexpr unsigned kWholeRun = 56; // bucket of a run that is the whole pageblock
 
@@ -126,6 +143,8 @@ class buddy {
     uint64_t filled_[kLists] = {}; // buckets with pageblocks
     uint64_t free_pages_ = 0;
     uint64_t dirty_pages_ = 0;
+    uint64_t held_dirty_ = 0; // in held pageblocks
+    uint64_t held_[2] = {};   // wholly free held pageblocks; refused ones
     uint64_t isolated_clean_ = 0;
     uint64_t total_blocks_[10] = {};
     uint32_t isolated_head_ = 0;

@@ -121,6 +121,21 @@ void zone::give_back_for(uint64_t bytes, bool all) {
         reclaim();
     if (!may_give_back())
         return;
+    give_back_excess(bytes, all);
+    uint64_t sum = committed() + bytes;
+    if (sum <= options().limit_bytes)
+        return;
+    // What devices reach, last.
+    uint64_t excess = all ? ~uint64_t{0} : sum - options().limit_bytes;
+    auto kept = static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
+    if (purge_held_areas_ != nullptr)
+        purge_held_areas_(kept - min_of(kept, excess));
+    kept = buddy_.purgeable_pages(true) << kPageShift;
+    if (let_go(kept - min_of(kept, excess), true))
+        give_back_excess(bytes, all);
+}
+
+void zone::give_back_excess(uint64_t bytes, bool all) {
     lock_guard g(purge_lock_);
     uint64_t limit = options().limit_bytes;
     for (int step = 0; step < 2; step++) {
@@ -129,7 +144,7 @@ void zone::give_back_for(uint64_t bytes, bool all) {
         if (excess == 0)
             return;
         if (step == 0) {
-            uint64_t pages = buddy_.dirty_pages() << kPageShift;
+            uint64_t pages = buddy_.purgeable_pages(true) << kPageShift;
             purge_dirty(all ? 0 : pages - min_of(pages, excess), false, true);
         } else if (purge_areas_ != nullptr) {
             auto kept = static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
@@ -156,7 +171,7 @@ bool zone::charge(uint64_t bytes) {
 void zone::pay_under_limit(uint64_t bytes) {
     uint64_t bound = limit_bound(bytes);
     uint64_t areas = static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
-    uint64_t pages = buddy_.dirty_pages() << kPageShift;
+    uint64_t pages = buddy_.purgeable_pages() << kPageShift;
     if (areas + pages <= bound)
         return;
     if (pages > bound / 2)

@@ -13,7 +13,10 @@ namespace pagoda {
 // keep free() on its slow path, because their per-CPU words stay empty and full.
 inline constexpr uint8_t kClassNone = 0; // not ours, or free
 inline constexpr uint8_t kFirstUserClass = 98;
-inline constexpr uint8_t kLastUserClass = 250;
+inline constexpr uint8_t kLastUserClass = 249;
+// The page on which an object of a slab, or a run, begins that devices use or used a moment ago;
+// page::held_class has the class. See lib/hold.h.
+inline constexpr uint8_t kClassHeld = 250;
 inline constexpr uint8_t kClassShared =
     251;                                    // slabs of the kmem_caches without a value of their own
 inline constexpr uint8_t kClassPages = 252; // pages of the page allocator's callers (mm.h)
@@ -28,13 +31,14 @@ struct page {
         struct slab *slab; // slab: its bookkeeping
         void *owner;
     };
-    uint32_t npages;            // run: its length
-    std::atomic<uint32_t> refs; // mm.h: references to the page or, at a head, to its block
-    uint32_t link;              // runs whose free waits for the zone: the next one's index + 1
-    uint32_t flags;             // of whoever has the page
-    uint32_t head;              // mm.h: index of a compound page's first page
-    uint8_t order;              // mm.h: of the block that begins here
-    uint8_t spare[3];
+    uint32_t npages;             // run: its length
+    std::atomic<uint32_t> refs;  // mm.h: references to the page or, at a head, to its block
+    uint32_t link;               // runs whose free waits for the zone: the next one's index + 1
+    uint32_t flags;              // of whoever has the page
+    uint32_t head;               // mm.h: index of a compound page's first page
+    uint8_t order;               // mm.h: of the block that begins here
+    uint8_t held_class;          // where page_class says kClassHeld: what it said before
+    std::atomic<uint16_t> holds; // lib/hold.h; 0 while nobody has the page
 };
 static_assert(sizeof(page) == 32);
 
@@ -57,9 +61,18 @@ inline void *page_address(uint32_t index) {
 }
 inline page &page_at(uint32_t index) { return g_pagemap.memmap[index]; }
 
-// 0 for anything outside the zones.
-inline uint8_t class_of_pointer(const void *p) {
+// What page_class says, 0 for anything outside the zones.
+inline uint8_t marked_class(const void *p) {
     return in_zone(p) ? g_pagemap.page_class[page_index(p)] : kClassNone;
+}
+// The class of what is there, whether it is held or not.
+inline uint8_t class_of_pointer(const void *p) {
+    uint8_t cls = marked_class(p);
+    if (PAGODA_LIKELY(cls != kClassHeld))
+        return cls;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return std::atomic_ref<uint8_t>(page_at(static_cast<uint32_t>(page_index(p))).held_class)
+        .load(std::memory_order_relaxed);
 }
 
 } // namespace pagoda

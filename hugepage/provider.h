@@ -20,7 +20,8 @@ struct pagoda_dma_provider {
     void (*withdraw)(void *at, size_t bytes);
     // Memory that was held (pagoda_block_hold), of which no object is in use by a device, is about
     // to be unmapped, given back or moved. True: no device reaches it any more, and the hold is
-    // gone; false: leave it where it is.
+    // gone; false: leave it where it is. Called from frees and allocations that may block, those of
+    // the library above too: it must not wait for a lock that is held around one.
     bool (*release)(void *at, size_t bytes);
     // The reason, a sentence, why provide() gave -ENODEV or -ERANGE the last time.
     const char *(*reason)(void);
@@ -42,7 +43,8 @@ void pagoda_block_release(const void *p);
 // that [p, p + bytes) lies in, until the matching pagoda_object_release(). As long as somebody
 // does, a free of the object is reported and put off until the last release, and realloc copies. No
 // system call and no lock for objects of slabs once one of the slab was held. 0; -EFAULT: p is in
-// no live object of this heap; -ERANGE: the object ends before p + bytes; -EOVERFLOW: 32767 holds.
+// no live object of this heap; -ERANGE: the object ends before p + bytes; -EOVERFLOW: 32767 holds;
+// -ENOMEM; -EAGAIN: a handler interrupted the allocator.
 int pagoda_object_hold(const void *p, size_t bytes);
 void pagoda_object_release(const void *p);
 
@@ -56,3 +58,8 @@ void *pagoda_device_pages_alloc(uint32_t pages, unsigned order, uint64_t mask, u
 void pagoda_device_pages_free(void *p, uint32_t pages);
 
 } // extern "C"
+
+namespace pagoda {
+// For the core: the table that was registered, or NULL.
+const pagoda_dma_provider *dma_provider();
+} // namespace pagoda

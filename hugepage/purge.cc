@@ -45,12 +45,12 @@ uint64_t zone::base_bound() const {
 
 void zone::make_room() {
     uint64_t base = base_bound();
-    if (buddy_.dirty_pages() << kPageShift > base)
+    if (buddy_.purgeable_pages() << kPageShift > base)
         purge(base / 2);
 }
 
 bool zone::over_dirty_bound() {
-    uint64_t dirty = (buddy_.dirty_pages() << kPageShift) +
+    uint64_t dirty = (buddy_.purgeable_pages() << kPageShift) +
                      static_cast<uint64_t>(vmalloc_dirty_.load(std::memory_order_relaxed));
     return (dirty > options().dirty_bytes || limit_ != kNoLimit) && dirty > dirty_bound();
 }
@@ -71,19 +71,29 @@ void zone::squeeze(uint64_t wanted) {
     reclaim();
     if (!may_give_back())
         return;
+    if (purge_held_areas_ != nullptr)
+        purge_held_areas_(0);
+    let_go(0, true);
     lock_guard g(purge_lock_);
     purge_dirty(0, true, true);
     unmap_clean(0, true);
 }
 
-uint64_t zone::purge(uint64_t keep, bool may_wait) {
+bool zone::purge_once(uint64_t keep, bool may_wait, uint64_t *done) {
     if (!may_give_back() || !purge_lock_.try_lock())
-        return 0; // one at a time; whoever is at it sees the newest counts
+        return false; // one at a time; whoever is at it sees the newest counts
     bool addresses_too = tight_.load(std::memory_order_relaxed);
-    uint64_t done = purge_dirty(keep, addresses_too, may_wait);
+    *done += purge_dirty(keep, addresses_too, may_wait);
     if (addresses_too)
-        done += unmap_clean(min_of(keep, kCleanKept), may_wait);
+        *done += unmap_clean(min_of(keep, kCleanKept), may_wait);
     purge_lock_.unlock();
+    return true;
+}
+
+uint64_t zone::purge(uint64_t keep, bool may_wait) {
+    uint64_t done = 0;
+    if (purge_once(keep, may_wait, &done) && let_go(keep, may_wait))
+        purge_once(keep, may_wait, &done);
     return done;
 }
 
@@ -156,7 +166,7 @@ uint64_t zone::purge_dirty(uint64_t keep, bool addresses_too, bool may_wait) {
     if (!lock_as(may_wait))
         return 0;
     bool locked = true;
-    while (locked && buddy_.dirty_pages() << kPageShift > keep) {
+    while (locked && buddy_.purgeable_pages(may_wait) << kPageShift > keep) {
         uint32_t number = 0;
         if (!buddy_.isolate_dirty(&number))
             break;

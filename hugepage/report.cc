@@ -64,9 +64,13 @@ void warn(const text_line &line) {
 
 static std::atomic<uint64_t> misuses{0};
 
-void misuse(const text_line &line) {
+void harmless_misuse(const text_line &line) {
     misuses.fetch_add(1, std::memory_order_relaxed);
     warn(line);
+}
+
+void misuse(const text_line &line) {
+    harmless_misuse(line);
     if (options().on_error == error_policy::abort)
         sys::abort_process();
 }

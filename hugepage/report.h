@@ -54,6 +54,8 @@ void warn(const text_line &line);
 // A program's misuse of its memory (double free, invalid free, …): one line that names the fault,
 // then SIGABRT; with on_error=report the line only. Every report is counted.
 void misuse(const text_line &line);
+// The same where nothing is lost: the program goes on in any case.
+void harmless_misuse(const text_line &line);
 uint64_t misuse_count();
 
 } // namespace pagoda

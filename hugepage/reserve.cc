@@ -61,6 +61,8 @@ uint32_t reserve::take_surplus() {
     return first / kPageblockPages;
 }
 
+void reserve::pin(uint32_t block, bool held) { buddy_.pin(block, held); }
+
 bool reserve::consistent(uint32_t blocks) {
     lock_guard g(lock_);
     return buddy_.consistent(blocks, true) && buddy_.dirty_pages() == buddy_.free_pages();
@@ -165,17 +167,8 @@ void zone::keep_backed() {
 
 // Pages that somebody has get memory. Not under the lock.
 bool zone::populate(uint32_t first, uint32_t count) {
-    uintptr_t at = reinterpret_cast<uintptr_t>(page_address(first));
-    size_t bytes = size_t{count} << kPageShift;
-    int r = may_give_back() ? sys::populate(at, bytes) : -EINVAL;
-    if (r == -EINVAL) {
-        // By hand where the kernel cannot (before 5.14) or no such call is wanted (in a noio
-        // scope); whatever the program writes there stays.
-        for (size_t i = 0; i < bytes; i += kPageSize)
-            __atomic_fetch_or(reinterpret_cast<uint8_t *>(at + i), 0, __ATOMIC_RELAXED);
-        return true;
-    }
-    return r == 0;
+    return populate_memory(reinterpret_cast<uintptr_t>(page_address(first)),
+                           size_t{count} << kPageShift);
 }
 
 } // namespace pagoda

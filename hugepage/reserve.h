@@ -32,6 +32,9 @@ class reserve {
     // A wholly free pageblock that is not needed leaves; kNoPage: none, or another thread is at it.
     uint32_t take_surplus();
 
+    // Holds a pageblock of which a page is out, or ends that. Under the lock.
+    void pin(uint32_t block, bool held);
+
     // Whoever gets true refills the reserve, and says so when he is done.
     bool begin_refill() { return !refilling_.exchange(true, std::memory_order_acquire); }
     void end_refill() { refilling_.store(false, std::memory_order_release); }

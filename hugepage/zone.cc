@@ -453,13 +453,19 @@ void zone::end_other_mapping(uint32_t first_block, uint32_t count) {
         buddy_.block(n).flags |= kBlockOrdinary;
 }
 
+bool zone::discard_set_aside(uint32_t first, uint32_t count) {
+    lock_guard no_hold(purge_lock_);
+    return !is_held(first, count) &&
+           sys::discard(address_of(first), size_t{count} << kPageShift) == 0;
+}
+
 void zone::free_set_aside(uint32_t first, uint32_t count, bool dirty) {
     {
         lock_guard g(lock_);
         set_aside_ -= count;
     }
     if (keep_backed_.load(std::memory_order_relaxed) && sys::page_size() == kPageSize)
-        dirty = dirty && sys::discard(address_of(first), size_t{count} << kPageShift) != 0;
+        dirty = dirty && !discard_set_aside(first, count);
     free(first, count, dirty, GFP_KERNEL);
 }
 
@@ -519,6 +525,7 @@ void zone::after_fork_in_child() {
     for (uint32_t n; (n = buddy_.any_isolated()) != kNoPage;)
         end_purge(n, (buddy_.block(n).flags & kBlockLeaving) != 0 ? purge_end::absent
                                                                   : purge_end::kept);
+    forget_holds_in_child();
 }
 
 } // namespace pagoda

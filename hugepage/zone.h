@@ -47,6 +47,9 @@ extern PAGODA_INTERNAL constinit thread_local uint32_t t_keeps_memory
     __attribute__((tls_model("initial-exec")));
 inline bool may_give_back() { return t_keeps_memory == 0; }
 
+// Touches memory for writing: all of it holds some then. False: it cannot be had.
+bool populate_memory(uintptr_t at, size_t bytes);
+
 class zone {
   public:
     // `count` pages in a row, their first aligned to 2^align_order pages (at most 1 GiB). Blocking
@@ -88,6 +91,8 @@ class zone {
     bool begin_other_mapping(uint32_t first_block, uint32_t count);
     // They are private pages of the zone again.
     void end_other_mapping(uint32_t first_block, uint32_t count);
+    // Gives their memory back to the kernel, all or some. True: they read as zero.
+    bool discard_set_aside(uint32_t first, uint32_t count);
     // Gives pages of them back, all or some; `dirty` as in free(). Blocks.
     void free_set_aside(uint32_t first, uint32_t count, bool dirty);
     // Called before `bytes` more are mapped: under a limit on memory, what is kept free, here and
@@ -125,11 +130,21 @@ class zone {
     }
     void restock(bool may_wait);
 
+    // Holds a pageblock with a live page in it, or ends that. 0; -EFAULT: it is not all there, or
+    // not the zone's; -ENOMEM. Blocks.
+    int hold_block(uint32_t number);
+    void unhold_block(uint32_t number);
+    // One of the pageblocks of these pages is held. A hint, but for who keeps purges out.
+    bool is_held(uint32_t first, uint32_t count) const;
+
     // Set by the layers that keep memory above: `take_back` drops all of it, `purge_areas` what the
-    // vmalloc range keeps free beyond so many bytes.
-    void set_reclaim(void (*take_back)(), uint64_t (*purge_areas)(uint64_t keep)) {
+    // vmalloc range keeps free beyond so many bytes, `purge_held_areas` the same where devices
+    // reach it, called without locks.
+    void set_reclaim(void (*take_back)(), uint64_t (*purge_areas)(uint64_t keep),
+                     uint64_t (*purge_held_areas)(uint64_t keep) = nullptr) {
         reclaim_ = take_back;
         purge_areas_ = purge_areas;
+        purge_held_areas_ = purge_held_areas;
     }
 
     // The hugetlb option's budget and the kernel's pool are not used up yet.
@@ -179,6 +194,13 @@ class zone {
     uint64_t limit_bound(uint64_t wanted) const;
     void pay_under_limit(uint64_t bytes);
     bool lock_as(bool may_wait);
+    bool purge_once(uint64_t keep, bool may_wait, uint64_t *done);
+    void give_back_excess(uint64_t bytes, bool all);
+    bool complete(uint32_t number);
+    void unpin(uint32_t number);
+    bool let_go(uint64_t keep, bool may_wait);
+    void end_let_go(uint32_t number, bool gone);
+    void forget_holds_in_child();
     uint64_t purge_dirty(uint64_t keep, bool addresses_too, bool may_wait);
     uint64_t unmap_clean(uint64_t keep, bool may_wait);
     bool purge_isolated(uint32_t number, bool unmap, bool may_wait, uint64_t *done, purge_end *end);
@@ -225,6 +247,8 @@ class zone {
     std::atomic<uint64_t> purge_pause_until_{0}; // ms: the kernel refused (mlocked memory)
     void (*reclaim_)() = nullptr;
     uint64_t (*purge_areas_)(uint64_t keep) = nullptr;
+    uint64_t (*purge_held_areas_)(uint64_t keep) = nullptr;
+    bool ever_held_ = false;
 };
 
 extern PAGODA_INTERNAL zone g_zone_normal;

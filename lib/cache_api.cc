@@ -6,6 +6,7 @@
 #include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/heap.h"
+#include "lib/hold.h"
 #include "lib/kernel_api.h"
 #include "lib/percpu_x86.h"
 #include "lib/rcu.h"
@@ -87,7 +88,8 @@ void cache_free_object(kmem_cache &c, void *object, const void *caller) {
     } else if (of->cls == kClassShared) {
         {
             slow_path scope;
-            shared_free(object, scope.limit(GFP_KERNEL), caller);
+            if (!hold_puts_off_free(object))
+                shared_free(object, scope.limit(GFP_KERNEL), caller);
         }
         device_pages_settle();
     } else {
@@ -160,11 +162,11 @@ PAGODA_EXPORT int pagoda_kmem_cache_alloc_bulk(::kmem_cache *cache, gfp_t flags,
 
 PAGODA_EXPORT void pagoda_kmem_cache_free_bulk(::kmem_cache *cache, size_t count, void **objects) {
     for (size_t at = 0; at < count;) {
-        uint8_t cls = class_of_pointer(objects[at]);
+        uint8_t cls = marked_class(objects[at]);
         bool hot = !kDebug && cls != kClassNone && cls <= kLastUserClass &&
                    (cache == nullptr || internal(cache).hot_cls == cls);
         size_t end = at + 1;
-        while (hot && end < count && class_of_pointer(objects[end]) == cls)
+        while (hot && end < count && marked_class(objects[end]) == cls)
             end++;
         size_t n = hot ? percpu::push_many(cls, objects + at, end - at) : 0;
         at += n;

@@ -36,7 +36,6 @@ struct chunk {
     uint64_t last_byte() const { return address + bytes() - 1; }
 };
 
-std::atomic<const pagoda_dma_provider *> provider{nullptr};
 mutex growth{lock_rank::growth};
 std::atomic<const thread_state *> grower{nullptr}; // who has that lock
 std::atomic<bool> refused{false};                  // and said so
@@ -310,8 +309,6 @@ bool grow_or_say(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp)
 
 } // namespace
 
-const pagoda_dma_provider *dma_provider() { return provider.load(std::memory_order_acquire); }
-
 uint32_t device_pages_take(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
     if (may_block)
@@ -406,11 +403,6 @@ void device_pages_after_fork_in_child() {
 } // namespace pagoda
 
 using namespace pagoda;
-
-PAGODA_EXPORT int pagoda_dma_register(const pagoda_dma_provider *table) {
-    const pagoda_dma_provider *none = nullptr;
-    return provider.compare_exchange_strong(none, table, std::memory_order_acq_rel) ? 0 : -EBUSY;
-}
 
 PAGODA_EXPORT void *pagoda_device_pages_alloc(uint32_t pages, unsigned order, uint64_t mask,
                                               unsigned flags) {

@@ -85,9 +85,6 @@ inline void device_pages_settle() {
         device_pages_trim(kDeviceBytesKept);
 }
 
-// What the library above registered; NULL: nothing.
-const pagoda_dma_provider *dma_provider();
-
 struct device_pages_stats {
     uint64_t chunks;
     uint64_t present; // pages

@@ -4,10 +4,12 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/area_hold.h"
 #include "lib/debug_marks.h"
 #include "lib/device_pages.h"
 #include "lib/drain.h"
 #include "lib/highmem.h"
+#include "lib/hold.h"
 #include "lib/hot_path.h"
 #include "lib/kernel_api.h"
 #include "lib/kmem_cache.h"
@@ -152,7 +154,7 @@ bool heap_init() {
             percpu::init(cpus);
             if (!percpu::has_rseq())
                 thread_slots_init();
-            zone_normal().set_reclaim(reclaim, vmalloc_purge);
+            zone_normal().set_reclaim(reclaim, vmalloc_purge, vmalloc_purge_held);
             ready.store(true, std::memory_order_release);
             if (options().reserve_bytes != 0)
                 zone_normal().set_reserve(options().reserve_bytes);
@@ -250,6 +252,8 @@ void heap_free(void *p, gfp_t gfp) {
         return;
     slow_path scope;
     gfp = scope.limit(gfp);
+    if (PAGODA_UNLIKELY(hold_puts_off_free(p)))
+        return;
     uint8_t cls = class_of_pointer(p);
     if (kDebug && cls != kClassNone && cls != kClassRunTail && cls != kClassShared &&
         cls != kClassPages && !debug_mark_freed(p))
@@ -295,8 +299,8 @@ bool heap_owns(const void *p) { return heap_usable_size(p) != 0; }
 // A block that grows is not wanted again in its old size: a run goes back to the zone at once,
 // where its memory serves other sizes, and past the caches.
 static void free_outgrown(void *p, gfp_t gfp) {
-    uint8_t cls = class_of_pointer(p);
-    if (cls <= kSmallClasses || cls > kLastClass) { // not a run of a class
+    uint8_t cls = marked_class(p);
+    if (cls <= kSmallClasses || cls > kLastClass) { // not a run of a class, or held
         heap_free(p, gfp);
         return;
     }
@@ -370,7 +374,7 @@ bool heap_trim(size_t keep) {
     }
     device_pages_trim(0); // to the zone
     slow_path scope;
-    uint64_t done = vmalloc_purge(0);
+    uint64_t done = vmalloc_purge(0) + vmalloc_purge_held(0);
     done += zone_normal().purge(keep);
     return done != 0;
 }
@@ -450,6 +454,8 @@ void heap_after_fork(bool child) {
             device_pages_after_fork_in_child();
             thread_slots_after_fork_in_child();
             rcu_after_fork_in_child();
+            holds_after_fork_in_child();
+            areas_after_fork_in_child();
         }
         maps_unlock_after_fork(child);
         for (mutex *m : {&rcu_lock(), &sheaf_lock(), &meta_lock(), &device_lock(),

@@ -98,11 +98,11 @@ uint64_t give(uint64_t from, uint64_t to) {
     if (from >= to)
         return 0;
     // Pages that were never touched, or are empty again, read as zero and hold no memory.
-    bool dirty = options().hugetlb_shift != 0 ||
-                 sys::discard(reinterpret_cast<uintptr_t>(virt(from)), to - from) != 0;
+    auto first = static_cast<uint32_t>(from >> kPageShift);
+    auto count = static_cast<uint32_t>((to - from) >> kPageShift);
     slow_path scope;
-    zone_normal().free_set_aside(static_cast<uint32_t>(from >> kPageShift),
-                                 static_cast<uint32_t>((to - from) >> kPageShift), dirty);
+    bool dirty = options().hugetlb_shift != 0 || !zone_normal().discard_set_aside(first, count);
+    zone_normal().free_set_aside(first, count, dirty);
     return to - from;
 }
 

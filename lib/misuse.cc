@@ -54,6 +54,15 @@ void report_double_free(const void *p) {
     misuse(t);
 }
 
+void report_free_held(const kmem_cache *c, const void *p, size_t size) {
+    text_buffer<256> t;
+    t << "free of " << p << ", " << uint64_t{size} << " bytes that a device uses";
+    if (c != nullptr && !c->info.is_run)
+        t << " (cache " << *c << ')';
+    t << ": put off until the device is done";
+    harmless_misuse(t);
+}
+
 void report_interior(const kmem_cache &c, const void *p, size_t offset) {
     report_interior(&c, p, c.info.size, offset);
 }

@@ -12,6 +12,8 @@ void report_double_free(const kmem_cache &c, const slab *s, uint32_t object);
 void report_double_free(const void *run, size_t size);
 // A page run or a vmalloc area.
 void report_double_free(const void *p);
+// A free of what a device uses: it is put off, and the program goes on. No cache: a run or pages.
+void report_free_held(const kmem_cache *c, const void *p, size_t size);
 // A pointer `offset` bytes behind the start of an object, or of a run of `size` bytes.
 void report_interior(const kmem_cache &c, const void *p, size_t offset);
 void report_interior(const void *p, size_t size, size_t offset);

@@ -5,6 +5,7 @@
 #include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/highmem.h"
+#include "lib/hold.h"
 #include "lib/kernel_api.h"
 #include "lib/misuse.h"
 #include "lib/page_run.h"
@@ -206,6 +207,8 @@ void free_block(uint32_t index, unsigned order, gfp_t gfp) {
             pages_release(index, gfp);
         return;
     }
+    if (pg.refs.load(std::memory_order_relaxed) > 1 && hold_puts_off_pages(index))
+        return; // its tails would be free at once
     uint32_t last = 1;
     if (pg.refs.compare_exchange_strong(last, 0, std::memory_order_acq_rel)) {
         pages_release(index, gfp);
@@ -236,7 +239,7 @@ void free_singles(uint32_t first, uint64_t pages, const char *operation) {
         auto at = static_cast<uint32_t>(first + i);
         const void *address = page_address(at);
         bool is_free = block_index(index_of_address(address, operation), 0, operation) != kNoPage &&
-                       pages_drop(at, 1);
+                       pages_drop(at, 1) && !hold_puts_off_pages(at);
         if (is_free)
             group_uncharge(owner_of(at), kPageSize);
         run += is_free;
@@ -300,10 +303,20 @@ void pages_put_high(page *p, uint32_t references, gfp_t gfp) {
 }
 
 void pages_release(uint32_t head, gfp_t gfp) {
+    if (hold_puts_off_pages(head))
+        return;
     uint32_t pages = 1u << page_at(head).order;
     count(-1, -int64_t{pages});
     group_uncharge(owner_of(head), uint64_t{pages} << kPageShift);
     give_back(head, pages, gfp);
+}
+
+void pages_finish_free(uint32_t head) {
+    const page &pg = page_at(head);
+    if (pg.refs.load(std::memory_order_acquire) == 0)
+        pages_release(head, GFP_KERNEL);
+    else
+        free_block(head, pg.order, GFP_KERNEL);
 }
 
 pages_stats pages_get_stats() {
@@ -432,7 +445,8 @@ PAGODA_EXPORT void pagoda_split_page(::page *block, unsigned order) {
     if (first == kNoPage)
         return;
     const pagoda::page &pg = page_at(first);
-    if ((pg.flags & kPageCompound) != 0 || pg.refs.load(std::memory_order_relaxed) != 1) {
+    if ((pg.flags & kPageCompound) != 0 || pg.refs.load(std::memory_order_relaxed) != 1 ||
+        pg.holds.load(std::memory_order_relaxed) != 0) {
         text_buffer<160> t;
         t << "split_page of " << page_address(first)
           << ": it is compound, or somebody else refers to it";

@@ -35,6 +35,8 @@ uint32_t pages_compound_head(uint32_t index);
 bool pages_drop(uint32_t head, uint32_t count);
 // The block that begins there is free.
 void pages_release(uint32_t head, gfp_t gfp);
+// Goes on with a free that was put off while a device used the block.
+void pages_finish_free(uint32_t head);
 
 inline ::page *public_page(uint32_t index) {
     return reinterpret_cast<::page *>(g_pagemap.memmap + index);

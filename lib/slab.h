@@ -27,9 +27,10 @@ struct slab {
     std::atomic<struct group **> owners; // who is charged for each object; NULL: nobody was yet
     slab *next;
     slab *prev;
-    slab *late_next; // on the cache's list of slabs with late frees
-    uint32_t first;  // page index
-    uint16_t in_use; // objects not free in the bitmap
+    slab *late_next;                            // on the cache's list of slabs with late frees
+    std::atomic<std::atomic<uint16_t> *> holds; // lib/hold.h: for each object; NULL: never any
+    uint32_t first;                             // page index
+    uint16_t in_use;                            // objects not free in the bitmap
     uint16_t objects;
     uint8_t cls;
     uint8_t list;                    // partial list + 1; 0: full, on none

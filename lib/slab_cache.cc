@@ -4,6 +4,7 @@
 #include "lib/debug_layout.h"
 #include "lib/device_pages.h"
 #include "lib/group.h"
+#include "lib/hold.h"
 #include "lib/misuse.h"
 #include "lib/rcu.h"
 #include "lib/thread.h"
@@ -95,6 +96,7 @@ uint64_t destroy_all(slab *s) {
     for (; s != nullptr; n++) {
         slab *next = s->next;
         kmem_cache &c = *s->cache;
+        hold_forget_slab(s);
         if (c.traits != nullptr && (c.traits->flags & SLAB_TYPESAFE_BY_RCU) != 0)
             rcu_defer(&s->deferred, destroy_after_grace_period);
         else
@@ -286,6 +288,7 @@ void slabs_drop(kmem_cache &c) {
             group_uncharge(group_take_owner({s, i, true}), c.info.size);
         group_drop_owners(s);
         s->in_use = 0;
+        hold_forget_slab(s);
         slab_destroy(s, c.info);
     }
 }

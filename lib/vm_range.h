@@ -5,6 +5,8 @@
 #include "hugepage/address_space.h"
 #include "hugepage/base.h"
 
+#include <atomic>
+
 namespace pagoda {
 
 // Two states of areas that wait for the lock's next holder: `deferred`, freed and to be cached;
@@ -23,6 +25,9 @@ struct vm_area {
     vm_state state;
     bool lost;    // somebody else maps something there: never used again
     bool guarded; // busy: nothing is mapped behind `bytes`, ever
+    bool refused; // cached: devices reach it, and the library above did not let go of it
+    std::atomic<uint16_t> holds;         // of the area as an object; see lib/area_hold.h
+    struct granule_holds *granules_held; // NULL: none ever was
 };
 
 class vm_range {
@@ -39,6 +44,12 @@ class vm_range {
     vm_area *at(const void *p) const;
     // The span that p lies in; searches downwards, for reports.
     vm_area *containing(const void *p) const;
+
+    // Every span there is.
+    template <class F> void for_each(F fn) const {
+        for (uint32_t at = 0; at < frontier_; at += index()[at]->granules)
+            fn(index()[at]);
+    }
 
     static uintptr_t address(const vm_area *a) {
         return g_space.vmalloc_base + (uintptr_t{a->first} << kPageblockShift);

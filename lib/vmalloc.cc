@@ -4,6 +4,7 @@
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
+#include "lib/area_hold.h"
 #include "lib/group.h"
 #include "lib/vm_range.h"
 
@@ -21,6 +22,7 @@ vm_range range;
 vm_area *cached_newest = nullptr;
 vm_area *cached_oldest = nullptr;
 vmalloc_stats stats_now = {};
+uint64_t refused_bytes = 0;  // cached, and not to be had for now
 uint64_t unmapped_bytes = 0; // lately, and when
 uint64_t unmapped_at = 0;
 std::atomic<vm_area *> deferred{nullptr}; // what waits for the lock, linked by `next`
@@ -44,11 +46,17 @@ void uncache(vm_area *a) {
         cached_newest = a->next;
     a->next = a->prev = nullptr;
     stats_now.cached -= a->mapped;
-    zone_normal().note_vmalloc(0, -static_cast<int64_t>(a->mapped));
+    if (a->refused)
+        refused_bytes -= a->mapped;
+    else
+        zone_normal().note_vmalloc(0, -static_cast<int64_t>(a->mapped));
+    a->refused = false;
 }
 
-void cache(vm_area *a) {
+// `refused`: it is held, and stays. It does not count as kept, or every free would ask again.
+void cache(vm_area *a, bool refused = false) {
     a->state = vm_state::cached;
+    a->refused = refused;
     a->prev = nullptr;
     a->next = cached_newest;
     if (cached_newest != nullptr)
@@ -57,7 +65,10 @@ void cache(vm_area *a) {
         cached_oldest = a;
     cached_newest = a;
     stats_now.cached += a->mapped;
-    zone_normal().note_vmalloc(0, static_cast<int64_t>(a->mapped));
+    if (refused)
+        refused_bytes += a->mapped;
+    else
+        zone_normal().note_vmalloc(0, static_cast<int64_t>(a->mapped));
 }
 
 // The busy area that starts at p, or NULL. A live area's entry and record do not change under its
@@ -125,6 +136,8 @@ vm_area *find_cached(size_t bytes, size_t align) {
             a->mapped >= bytes ? a->mapped - bytes : kMissingCost * (bytes - a->mapped);
         if (distance > bytes || vm_range::address(a) % align != 0)
             continue;
+        if (a->mapped < bytes && area_is_held(a))
+            continue;
         if (best == nullptr || distance < best_distance) {
             best = a;
             best_distance = distance;
@@ -169,6 +182,7 @@ vm_area *map_new(size_t bytes, size_t align, bool huge) {
 }
 
 void unmap_and_release(vm_area *a) {
+    area_forget_holds(a);
     // The range is busy in the books until nothing is mapped there any more.
     int r = sys::unmap(vm_range::address(a), a->mapped);
     if (r != 0)
@@ -200,6 +214,15 @@ void note_miss(uint64_t bytes) {
     zone_normal().note_refault(again);
 }
 
+uint64_t kept() { return stats_now.cached - refused_bytes + stats_now.slack; }
+
+vm_area *oldest_free_to_go() {
+    vm_area *a = cached_oldest;
+    while (a != nullptr && area_is_held(a))
+        a = a->prev;
+    return a;
+}
+
 // Unmaps until at most `keep` bytes are kept, or until get_lock(lock) says no.
 template <class GetLock> uint64_t purge(uint64_t keep, GetLock get_lock) {
     uint64_t done = 0;
@@ -207,7 +230,7 @@ template <class GetLock> uint64_t purge(uint64_t keep, GetLock get_lock) {
         if (!may_give_back() || !get_lock(lock))
             return done;
         free_deferred();
-        vm_area *a = stats_now.cached + stats_now.slack > keep ? cached_oldest : nullptr;
+        vm_area *a = kept() > keep ? oldest_free_to_go() : nullptr;
         if (a != nullptr) {
             uncache(a);
             a->state = vm_state::busy; // nobody finds it until it is unmapped
@@ -221,9 +244,46 @@ template <class GetLock> uint64_t purge(uint64_t keep, GetLock get_lock) {
     }
 }
 
+// The held area that waited longest, with `again` also one that was refused before.
+vm_area *oldest_held(bool again) {
+    vm_area *a = cached_oldest;
+    while (a != nullptr && (!area_is_held(a) || (a->refused && !again)))
+        a = a->prev;
+    return a;
+}
+
+// The same for held areas. Those that the library above does not let go of are asked for once.
+template <class GetLock> uint64_t purge_held(uint64_t keep, bool again, GetLock get_lock) {
+    uint64_t done = 0;
+    for (uint64_t asked = 0, there = 0;; asked++) {
+        if (!may_give_back() || !get_lock(lock))
+            return done;
+        for (const vm_area *a = asked == 0 ? cached_oldest : nullptr; a != nullptr; a = a->prev)
+            there += area_is_held(a);
+        uint64_t total = kept() + (again ? refused_bytes : 0);
+        vm_area *a = total > keep && asked < there ? oldest_held(again) : nullptr;
+        if (a != nullptr) {
+            uncache(a);
+            a->state = vm_state::busy;
+        }
+        lock.unlock();
+        if (a == nullptr)
+            return done;
+        if (area_let_go(a)) {
+            done += a->mapped;
+            unmap_and_release(a);
+        } else {
+            lock_guard g(lock);
+            cache(a, true);
+        }
+    }
+}
+
 // Maps fewer pages, or more behind the last one.
 bool map_in_place(vm_area *a, size_t bytes) {
     uintptr_t start = vm_range::address(a);
+    if (bytes != a->mapped && area_is_held(a))
+        return false;
     if (bytes <= a->mapped) {
         if (bytes != a->mapped && sys::unmap(start + bytes, a->mapped - bytes) != 0)
             return false;
@@ -256,6 +316,7 @@ bool fit(vm_area *a, size_t bytes, bool guarded) {
 } // namespace
 
 mutex &vmalloc_lock() { return lock; }
+vm_range &vmalloc_range() { return range; }
 
 namespace {
 
@@ -386,6 +447,9 @@ vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gf
 
 bool vmalloc_free(void *p, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
+    vm_area *used = busy_area(p);
+    if (PAGODA_UNLIKELY(used != nullptr && area_in_use(used)) && area_puts_off_free(used))
+        return true;
     if (!(may_block ? lock.try_lock_briefly() : lock.try_lock())) {
         vm_area *a = busy_area(p);
         if (a == nullptr || !end_use(a, vm_state::deferred))
@@ -405,8 +469,11 @@ bool vmalloc_free(void *p, gfp_t gfp) {
     lock.unlock();
     if (!freed)
         return false;
-    if (may_block && zone_normal().over_dirty_bound())
-        purge(zone_normal().dirty_bound() / 2, [](mutex &m) { return m.try_lock_briefly(); });
+    if (may_block && zone_normal().over_dirty_bound()) {
+        auto briefly = [](mutex &m) { return m.try_lock_briefly(); };
+        purge(zone_normal().dirty_bound() / 2, briefly);
+        purge_held(zone_normal().dirty_bound() / 2, false, briefly);
+    }
     return true;
 }
 
@@ -438,6 +505,8 @@ vm_area *move_area(vm_area *a, size_t bytes) {
         if (r != 0)
             sys::unmap(target, bytes);
     }
+    if (r == 0)
+        area_forget_holds(a);
     lock_guard g(lock);
     if (r == 0) {
         to->mapped = bytes;
@@ -462,7 +531,11 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
         return nullptr;
     bytes = page_round(bytes);
     vm_area *a = busy_area(p);
-    if (a == nullptr)
+    if (a == nullptr || area_in_use(a))
+        return nullptr;
+    // What becomes slack stays mapped.
+    bool remaps = bytes > a->mapped || (a->guarded && bytes != a->mapped);
+    if (remaps && !area_let_go(a))
         return nullptr;
     group *owner = a->owner;
     size_t charged = max_of(a->bytes, bytes);
@@ -490,6 +563,13 @@ void *vmalloc_resize(void *p, size_t bytes, gfp_t gfp) {
 
 uint64_t vmalloc_purge(uint64_t keep) {
     return purge(keep, [](mutex &m) {
+        m.lock();
+        return true;
+    });
+}
+
+uint64_t vmalloc_purge_held(uint64_t keep) {
+    return purge_held(keep, true, [](mutex &m) {
         m.lock();
         return true;
     });

@@ -40,6 +40,10 @@ size_t vmalloc_size(const void *p);
 // Returns bytes.
 uint64_t vmalloc_purge(uint64_t keep);
 
+// The same for those that devices can reach, once the library above has let go of them: each is
+// asked for once. No locks held. Returns bytes.
+uint64_t vmalloc_purge_held(uint64_t keep);
+
 struct vmalloc_stats {
     uint64_t areas;  // live
     uint64_t bytes;  // live
@@ -51,5 +55,6 @@ struct vmalloc_stats {
 vmalloc_stats vmalloc_get_stats();
 
 mutex &vmalloc_lock();
+class vm_range &vmalloc_range(); // under the lock, but for lookups of what is live
 
 } // namespace pagoda

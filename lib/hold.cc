@@ -1,0 +1,345 @@
+#include "lib/hold.h"
+
+#include "hugepage/provider.h"
+#include "hugepage/sys.h"
+#include "hugepage/zone.h"
+#include "lib/area_hold.h"
+#include "lib/heap.h"
+#include "lib/kmem_cache.h"
+#include "lib/misuse.h"
+#include "lib/page_run.h"
+#include "lib/pages.h"
+#include "lib/thread.h"
+
+#include <errno.h>
+#include <string.h>
+
+namespace pagoda {
+namespace {
+
+// page::holds of a page of a slab: somebody looks whether its class may come back.
+constexpr uint16_t kLooking = 1;
+
+std::atomic<bool> any_hold{false}; // a fork child has something to clear
+
+void note_any() {
+    if (!any_hold.load(std::memory_order_relaxed))
+        any_hold.store(true, std::memory_order_relaxed);
+}
+
+std::atomic_ref<uint8_t> class_mark(uint32_t page) {
+    return std::atomic_ref<uint8_t>(g_pagemap.page_class[page]);
+}
+
+// A live object's counter, and what it belongs to.
+struct place {
+    std::atomic<uint16_t> *holds = nullptr; // NULL: of a slab that has none yet
+    char *start = nullptr;
+    size_t bytes = 0;
+    slab_position at = {}; // of a slab's
+    kmem_cache *cache = nullptr;
+};
+
+bool find_in_slab(kmem_cache &c, const void *p, place *o) {
+    o->at = slab_find(c.info, p);
+    if (o->at.slab == nullptr || o->at.object >= c.info.objects)
+        return false;
+    o->cache = &c;
+    o->start =
+        static_cast<char *>(page_address(o->at.slab->first)) + size_t{o->at.object} * c.info.size;
+    o->bytes = c.info.size;
+    if (c.traits != nullptr) {
+        o->start += c.traits->lead;
+        o->bytes = c.traits->object_size;
+    }
+    std::atomic<uint16_t> *holds = o->at.slab->holds.load(std::memory_order_acquire);
+    o->holds = holds != nullptr ? holds + o->at.object : nullptr;
+    return p >= o->start;
+}
+
+bool is_run(uint8_t cls) {
+    return (cls > kSmallClasses && cls <= kLastClass) || cls == kClassBigRun;
+}
+
+bool find_run(const void *p, place *o) {
+    void *head = run_head(p);
+    uint8_t cls = class_of_pointer(head);
+    if (!is_run(cls))
+        return false;
+    o->start = static_cast<char *>(head);
+    o->bytes = size_t{run_pages(head)} << kPageShift;
+    o->holds = &page_at(static_cast<uint32_t>(page_index(head))).holds;
+    o->cache = cls != kClassBigRun ? &g_caches[cls] : nullptr;
+    return true;
+}
+
+uint32_t block_head(const void *p) {
+    auto index = static_cast<uint32_t>(page_index(p));
+    const page &pg = page_at(index);
+    return (pg.flags & kPageTail) != 0 ? pg.head : index;
+}
+
+bool find_pages(const void *p, place *o) {
+    uint32_t head = block_head(p);
+    o->start = static_cast<char *>(page_address(head));
+    o->bytes = kPageSize << page_at(head).order;
+    o->holds = &page_at(head).holds;
+    return true;
+}
+
+// Counters of a slab, when the first of its objects is held.
+std::atomic<uint16_t> *make_counters(slab *s) {
+    slow_path scope;
+    size_t bytes = s->objects * sizeof(uint16_t);
+    void *p = cache_alloc(class_for_size(bytes), scope.limit(GFP_KERNEL));
+    if (p == nullptr)
+        return nullptr;
+    memset(p, 0, bytes);
+    auto *fresh = static_cast<std::atomic<uint16_t> *>(p);
+    std::atomic<uint16_t> *seen = nullptr;
+    if (s->holds.compare_exchange_strong(seen, fresh))
+        return fresh;
+    cache_free(class_for_size(bytes), p, GFP_KERNEL);
+    return seen;
+}
+
+// The object's counter is up; no free of it may take the hot path from now on.
+void close_hot_path(uint32_t page, uint8_t cls, bool in_slab) {
+    // Whoever looks whether the class may come back has seen this object's counter, or we see that
+    // he looks, and must wait for what he does.
+    for (int spins = 0; in_slab && page_at(page).holds.load() == kLooking; spins++)
+        if (spins > 100)
+            sys::nap(1);
+    if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld)
+        return;
+    std::atomic_ref<uint8_t>(page_at(page).held_class).store(cls, std::memory_order_relaxed);
+    class_mark(page).store(kClassHeld, std::memory_order_release);
+}
+
+// A page of a slab gets its class back if nobody holds an object that begins there. The caller's
+// object is in use: the slab stays.
+void open_hot_path(uint32_t page, const place &o) {
+    uint16_t idle = 0;
+    if (!page_at(page).holds.compare_exchange_strong(idle, kLooking))
+        return;
+    const slab *s = o.at.slab;
+    size_t size = o.cache->info.size;
+    size_t lead = o.cache->traits != nullptr ? o.cache->traits->lead : 0;
+    size_t from = size_t{page - s->first} << kPageShift;
+    size_t first = from > lead ? (from - lead + size - 1) / size : 0;
+    size_t last = min_of<size_t>((from + kPageSize - lead + size - 1) / size, s->objects);
+    const std::atomic<uint16_t> *holds = s->holds.load(std::memory_order_relaxed);
+    bool held = false;
+    for (size_t i = first; i < last && !held; i++)
+        held = holds[i].load() != 0;
+    if (!held)
+        class_mark(page).store(page_at(page).held_class, std::memory_order_release);
+    page_at(page).holds.store(0, std::memory_order_release);
+}
+
+int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
+    place o;
+    if (!find_in_slab(c, p, &o) || slab_is_free(o.at))
+        return -EFAULT;
+    auto offset = static_cast<size_t>(static_cast<const char *>(p) - o.start);
+    if (offset > o.bytes || bytes > o.bytes - offset)
+        return -ERANGE;
+    if (PAGODA_UNLIKELY(o.holds == nullptr)) {
+        std::atomic<uint16_t> *counters = make_counters(o.at.slab);
+        if (counters == nullptr)
+            return -ENOMEM;
+        note_any();
+        o.holds = counters + o.at.object;
+    }
+    int r = hold_raise(*o.holds);
+    if (PAGODA_LIKELY(r == 0))
+        close_hot_path(static_cast<uint32_t>(page_index(o.start)), cls, true);
+    return r;
+}
+
+int hold_whole_pages(const void *p, size_t bytes, uint8_t cls) {
+    place o;
+    if (!(cls == kClassPages ? find_pages(p, &o) : find_run(p, &o)))
+        return -EFAULT;
+    auto offset = static_cast<size_t>(static_cast<const char *>(p) - o.start);
+    if (bytes > o.bytes - min_of(offset, o.bytes))
+        return -ERANGE;
+    note_any();
+    int r = hold_raise(*o.holds);
+    if (r == 0 && cls != kClassPages) // frees of pages ask by themselves
+        close_hot_path(static_cast<uint32_t>(page_index(o.start)), class_of_pointer(o.start),
+                       false);
+    return r;
+}
+
+bool find(const void *p, place *o) {
+    uint8_t cls = class_of_pointer(p);
+    if (cls == kClassPages)
+        return find_pages(p, o);
+    kmem_cache *c = cache_of_pointer(p);
+    return c != nullptr ? find_in_slab(*c, p, o) : cls != kClassNone && find_run(p, o);
+}
+
+} // namespace
+
+int hold_raise(std::atomic<uint16_t> &holds) {
+    uint16_t seen = holds.load(std::memory_order_relaxed);
+    do {
+        if ((seen & kFreedWhileHeld) != 0)
+            return -EFAULT;
+        if (seen == kMaxHolds)
+            return -EOVERFLOW;
+    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen + 1)));
+    return 0;
+}
+
+bool hold_lower(std::atomic<uint16_t> &holds) {
+    uint16_t seen = holds.load(std::memory_order_relaxed);
+    uint16_t left = 0;
+    do {
+        if ((seen & kMaxHolds) == 0)
+            return false;
+        left = static_cast<uint16_t>(seen - 1);
+        if (left == kFreedWhileHeld)
+            left = 0;
+    } while (!holds.compare_exchange_weak(seen, left, std::memory_order_acq_rel));
+    return seen == (kFreedWhileHeld | 1);
+}
+
+held_free hold_note_free(std::atomic<uint16_t> &holds) {
+    uint16_t seen = holds.load(std::memory_order_acquire);
+    do {
+        if (seen == 0)
+            return held_free::now;
+        if ((seen & kFreedWhileHeld) != 0)
+            return held_free::again;
+    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen | kFreedWhileHeld)));
+    return held_free::put_off;
+}
+
+bool hold_puts_off(const void *p) {
+    place o;
+    if (!find(p, &o) || o.start != p || o.holds == nullptr)
+        return false; // what is wrong with it is said further on
+    switch (hold_note_free(*o.holds)) {
+    case held_free::put_off:
+        report_free_held(o.cache, p, o.bytes);
+        return true;
+    case held_free::again:
+        if (o.cache != nullptr)
+            report_double_free(*o.cache, p);
+        else
+            report_double_free(p, o.bytes);
+        return true;
+    case held_free::now:
+        break;
+    }
+    auto page = static_cast<uint32_t>(page_index(p));
+    if (o.at.slab != nullptr)
+        open_hot_path(page, o);
+    else // a run is alone there
+        class_mark(page).store(page_at(page).held_class, std::memory_order_release);
+    return false;
+}
+
+bool hold_puts_off_pages(uint32_t head) {
+    page &pg = page_at(head);
+    switch (hold_note_free(pg.holds)) {
+    case held_free::put_off:
+        report_free_held(nullptr, page_address(head), kPageSize << pg.order);
+        return true;
+    case held_free::again:
+        report_double_free(page_address(head), kPageSize << pg.order);
+        return true;
+    case held_free::now:
+        break;
+    }
+    return false;
+}
+
+void hold_forget_slab(slab *s) {
+    std::atomic<uint16_t> *holds = s->holds.load(std::memory_order_acquire);
+    if (PAGODA_LIKELY(holds == nullptr))
+        return;
+    for (uint32_t page = s->first; page < s->first + s->cache->info.pages; page++)
+        if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld)
+            class_mark(page).store(s->cls, std::memory_order_relaxed);
+    s->holds.store(nullptr, std::memory_order_relaxed);
+    cache_free(class_for_size(s->objects * sizeof(uint16_t)), holds, GFP_KERNEL);
+}
+
+void holds_after_fork_in_child() {
+    if (!any_hold.load(std::memory_order_relaxed))
+        return;
+    for (uint32_t at = 0; at < g_pagemap.frontier; at++) {
+        uint8_t cls = g_pagemap.page_class[at];
+        if (cls != kClassHeld && cls != kClassPages)
+            continue;
+        page &pg = page_at(at);
+        if (cls == kClassHeld) {
+            const void *p = page_address(at);
+            if (const kmem_cache *c = cache_of_pointer(p)) {
+                slab *s = slab_find(c->info, p).slab;
+                memset(static_cast<void *>(s->holds.load(std::memory_order_relaxed)), 0,
+                       s->objects * sizeof(uint16_t));
+            }
+            g_pagemap.page_class[at] = pg.held_class;
+        }
+        if (pg.holds.load(std::memory_order_relaxed) != 0)
+            pg.holds.store(0, std::memory_order_relaxed);
+    }
+    any_hold.store(false, std::memory_order_relaxed);
+}
+
+} // namespace pagoda
+
+using namespace pagoda;
+
+PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
+    if (PAGODA_UNLIKELY(t_thread.depth != 0))
+        return -EAGAIN;
+    uint8_t cls = class_of_pointer(p);
+    if (PAGODA_UNLIKELY(cls == kClassNone))
+        return heap_ready() ? area_hold_object(p, bytes) : -EFAULT;
+    if (auto *c = cache_of_pointer(p))
+        return hold_slab_object(*c, p, bytes, cls);
+    return hold_whole_pages(p, bytes, cls);
+}
+
+PAGODA_EXPORT void pagoda_object_release(const void *p) {
+    if (class_of_pointer(p) == kClassNone) {
+        area_release_object(p);
+        return;
+    }
+    place o;
+    if (!find(p, &o) || o.holds == nullptr || PAGODA_LIKELY(!hold_lower(*o.holds)))
+        return;
+    if (class_of_pointer(o.start) == kClassPages)
+        pages_finish_free(static_cast<uint32_t>(page_index(o.start)));
+    else
+        heap_free(o.start, GFP_KERNEL);
+}
+
+PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {
+    if (!heap_ready())
+        return -EFAULT;
+    slow_path scope;
+    if (scope.nested())
+        return -EAGAIN;
+    if (class_of_pointer(p) == kClassNone)
+        return area_hold_block(p, start, bytes);
+    auto number = static_cast<uint32_t>(page_index(p) / kPageblockPages);
+    if (int r = zone_normal().hold_block(number); r != 0)
+        return r;
+    *start = page_address(number * kPageblockPages);
+    *bytes = kPageblockSize;
+    return 0;
+}
+
+PAGODA_EXPORT void pagoda_block_release(const void *p) {
+    slow_path scope;
+    if (in_zone(p))
+        zone_normal().unhold_block(static_cast<uint32_t>(page_index(p) / kPageblockPages));
+    else
+        area_release_block(p);
+}

@@ -1,0 +1,45 @@
+// Objects that devices use: pagoda_object_hold() of hugepage/provider.h. While an object is held, a
+// free of it is reported and put off until the last release.
+//
+// malloc's free() knows nothing of it. It reads page_class of the page where the object begins, and
+// that says kClassHeld there, whose word in each CPU's slot is empty and full for ever; so the
+// frees of all objects that begin on this page take the slow path, which looks at the object's own
+// counter. The page's class comes back with the first free that finds no held object on it.
+#pragma once
+
+#include "lib/slab.h"
+
+namespace pagoda {
+
+// A counter of holds: how often, and whether the object was freed since the first.
+inline constexpr uint16_t kMaxHolds = 32767;
+inline constexpr uint16_t kFreedWhileHeld = 32768;
+
+// 0; -EFAULT: freed already; -EOVERFLOW.
+int hold_raise(std::atomic<uint16_t> &holds);
+// True: that was the last hold of what was freed meanwhile; the caller frees it. A release without
+// a hold does nothing.
+bool hold_lower(std::atomic<uint16_t> &holds);
+
+enum class held_free : uint8_t {
+    now,     // nobody holds it
+    put_off, // until the last release
+    again,   // it was freed already
+};
+held_free hold_note_free(std::atomic<uint16_t> &holds);
+
+// Before an object of a slab or a run is freed. True: it must not be now, and that was reported.
+bool hold_puts_off(const void *p);
+inline bool hold_puts_off_free(const void *p) {
+    return PAGODA_UNLIKELY(marked_class(p) == kClassHeld) && hold_puts_off(p);
+}
+// The same for a block of the page allocator's, by its first page.
+bool hold_puts_off_pages(uint32_t head);
+
+// Before a slab without objects in use goes.
+void hold_forget_slab(slab *s);
+
+// The devices are the parent's. What was freed while it was held there is lost in the child.
+void holds_after_fork_in_child();
+
+} // namespace pagoda
