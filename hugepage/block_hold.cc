@@ -135,6 +135,18 @@ void zone::end_let_go(uint32_t number, bool gone) {
     end_purge(number, purge_end::kept);
 }
 
+// One that somebody has set aside.
+bool zone::let_go_block(uint32_t number) {
+    if (!is_held(number * kPageblockPages, 1))
+        return true;
+    const pagoda_dma_provider *provider = dma_provider();
+    if (provider == nullptr ||
+        !provider->release(page_address(number * kPageblockPages), kPageblockSize))
+        return false;
+    unhold_block(number);
+    return true;
+}
+
 void zone::forget_holds_in_child() {
     if (!ever_held_)
         return;

@@ -431,6 +431,9 @@ uint32_t zone::set_aside(uint32_t count, unsigned align_order) {
 }
 
 bool zone::begin_other_mapping(uint32_t first_block, uint32_t count) {
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        if (!let_go_block(n))
+            return false;
     lock_guard g(lock_);
     for (uint32_t n = first_block; n < first_block + count; n++)
         if ((buddy_.block(n).flags & kBlockHugetlb) != 0 &&

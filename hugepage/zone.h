@@ -87,7 +87,8 @@ class zone {
     // `count` whole pageblocks in a row, the first aligned as by alloc(), for somebody who manages
     // them himself; kNoPage at a limit. Blocks.
     uint32_t set_aside(uint32_t count, unsigned align_order = kPageblockOrder);
-    // Before pageblocks that are set aside are mapped anew. False: they are parts of larger pages.
+    // Before pageblocks that are set aside are mapped anew. False: they are parts of larger pages, or
+    // held. No locks held that the library above waits for.
     bool begin_other_mapping(uint32_t first_block, uint32_t count);
     // They are private pages of the zone again.
     void end_other_mapping(uint32_t first_block, uint32_t count);
@@ -200,6 +201,7 @@ class zone {
     void unpin(uint32_t number);
     bool let_go(uint64_t keep, bool may_wait);
     void end_let_go(uint32_t number, bool gone);
+    bool let_go_block(uint32_t number);
     void forget_holds_in_child();
     uint64_t purge_dirty(uint64_t keep, bool addresses_too, bool may_wait);
     uint64_t unmap_clean(uint64_t keep, bool may_wait);
