@@ -39,7 +39,7 @@ inline constexpr uint8_t kBlockHugetlb = 1;  // backed by the hugetlb pool: neve
 inline constexpr uint8_t kBlockLeaving = 2;  // isolated, and about to be unmapped
 inline constexpr uint8_t kBlockAbsent = 4;   // unmapped: see hugepage/absent.h
 inline constexpr uint8_t kBlockOrdinary = 8; // up to its end ordinary pages of the zone
-inline constexpr uint8_t kBlockRefused = 16; // held, wholly free, and not to be had for now
+inline constexpr uint8_t kBlockRefused = 16; // held, wholly free, and refused when it was asked for
 
 class buddy {
   public:

@@ -22,7 +22,7 @@ vm_range range;
 vm_area *cached_newest = nullptr;
 vm_area *cached_oldest = nullptr;
 vmalloc_stats stats_now = {};
-uint64_t refused_bytes = 0;  // cached, and not to be had for now
+uint64_t refused_bytes = 0;  // cached, held, and not let go of
 uint64_t unmapped_bytes = 0; // lately, and when
 uint64_t unmapped_at = 0;
 std::atomic<vm_area *> deferred{nullptr}; // what waits for the lock, linked by `next`
