@@ -5,6 +5,7 @@
 #include "dma/spaces.h"
 
 #include <pagoda/device.h>
+#include <pagoda/dma-mapping.h>
 
 #include <atomic>
 
@@ -25,6 +26,10 @@ struct pagoda_device_state {
     uint32_t max_segment;   // bytes; 64 KiB
     uint64_t boundary;      // no segment crosses a multiple of this + 1; all ones
     uint32_t min_align_mask;
+    pagoda_dma_mode mode;          // of streaming mappings
+    bool direct;                   // they take the short way: mode and counters say so
+    uint64_t *live;                // per CPU: streaming mappings made, less those undone
+    std::atomic<uint64_t> bounced; // of them, ever
     std::atomic<bool> gone; // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
     // What pagoda_device_close() has to do besides, set by whoever made the device; may be NULL.

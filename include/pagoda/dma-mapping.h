@@ -37,8 +37,6 @@
 extern "C" {
 #endif
 
-/* An address as a device has it. */
-typedef uint64_t dma_addr_t;
 /* The address of memory in this process, as a number. */
 typedef uint64_t phys_addr_t;
 
@@ -58,9 +56,10 @@ enum dma_data_direction {
 };
 
 /* Attributes. Those that say "no effect" change nothing here, and unknown ones are ignored. */
-#define DMA_ATTR_WEAK_ORDERING (1UL << 1)      /* no effect: x86 and the bus decide */
-#define DMA_ATTR_WRITE_COMBINE (1UL << 2)      /* no effect: memory is cached, and coherent */
-#define DMA_ATTR_NO_KERNEL_MAPPING (1UL << 4)  /* the address is a cookie; here it can be used too \
+#define DMA_ATTR_WEAK_ORDERING (1UL << 1) /* no effect: x86 and the bus decide */
+#define DMA_ATTR_WRITE_COMBINE (1UL << 2) /* no effect: memory is cached, and coherent */
+#define DMA_ATTR_NO_KERNEL_MAPPING                                                                 \
+    (1UL << 4)                                 /* the address is a cookie; here it can be used too \
                                                 */
 #define DMA_ATTR_SKIP_CPU_SYNC (1UL << 5)      /* unmapping copies nothing back */
 #define DMA_ATTR_FORCE_CONTIGUOUS (1UL << 6)   /* no effect: all allocations are in one piece */

@@ -1,0 +1,146 @@
+#include "dma/coherent.h"
+
+#include "dma/complain.h"
+#include "dma/mapping.h"
+#include "hugepage/provider.h"
+
+#include <pagoda/share.h>
+
+#include <errno.h>
+
+namespace pagoda::dma {
+
+namespace {
+
+// Pages of the device zones, aligned for program and device alike. NULL: none.
+void *zone_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
+                 uint64_t *address) {
+    auto pages = static_cast<uint32_t>(align_up(bytes, kPageSize) >> kPageShift);
+    unsigned order = order_of(pages);
+    if (order > kMaxPageOrder)
+        return nullptr;
+    void *p = pagoda_device_pages_alloc(pages, order, mask, gfp | __GFP_ZERO | __GFP_NOWARN);
+    if (p == nullptr)
+        return nullptr;
+    // A chunk of the zone may begin in the middle of a block of this size.
+    if (s.space->find(p, bytes, mask, address) &&
+        (*address & ((uint64_t{kPageSize} << order) - 1)) == 0)
+        return p;
+    pagoda_device_pages_free(p, pages);
+    return nullptr;
+}
+
+// A region with a range of its own.
+void *region_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
+                   uint64_t *address) {
+    if (!s.space->translates() || !gfpflags_allow_blocking(gfp))
+        return nullptr;
+    void *p = pagoda_share_alloc(bytes, gfp);
+    if (p == nullptr)
+        return nullptr;
+    if (s.space->map_range(p, align_up(bytes, kPageSize), mask, kDeviceReads | kDeviceWrites,
+                           address) == 0)
+        return p;
+    pagoda_share_free(p);
+    return nullptr;
+}
+
+void give_back(pagoda_device_state &s, void *p, size_t bytes, uint64_t address, entry_kind kind) {
+    if (kind == entry_kind::region) {
+        s.space->unmap_range(address, align_up(bytes, kPageSize));
+        pagoda_share_free(p);
+        return;
+    }
+    pagoda_device_pages_free(p, static_cast<uint32_t>(align_up(bytes, kPageSize) >> kPageShift));
+}
+
+} // namespace
+
+void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
+                     entry_kind kind, uint64_t *address) {
+    if (bytes == 0 || bytes > SIZE_MAX / 2 || (gfp & __GFP_COMP) != 0) {
+        fail(EINVAL, "%s: no bytes, or __GFP_COMP, for memory for a device", s.name);
+        return nullptr;
+    }
+    if (check_usable(s) != 0)
+        return nullptr;
+    gfp &= ~GFP_ZONEMASK; // the mask says where
+    void *p = zone_alloc(s, bytes, mask, gfp, address);
+    if (p == nullptr && kind == entry_kind::coherent) {
+        p = region_alloc(s, bytes, mask, gfp, address);
+        kind = entry_kind::region;
+    }
+    if (p == nullptr) {
+        fail(ENOMEM,
+             "%s: no memory of %zu bytes within the mask %#llx: memory or addresses are short, or "
+             "RLIMIT_MEMLOCK is reached (raise it with ulimit -l)",
+             s.name, bytes, static_cast<unsigned long long>(mask));
+        return nullptr;
+    }
+    if (ledger_add({s.space, *address, p, bytes, kind, false}, gfpflags_allow_blocking(gfp)) == 0)
+        return p;
+    give_back(s, p, bytes, *address, kind);
+    fail(ENOMEM, "%s: no memory for the record of %zu bytes", s.name, bytes);
+    return nullptr;
+}
+
+void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t address,
+                   entry_kind kind) {
+    if (p == nullptr || s.space->dead())
+        return;
+    ledger_entry entry;
+    bool found =
+        ledger_find(s.space, address, &entry) && entry.memory == p &&
+        (entry.kind == kind || (kind == entry_kind::coherent && entry.kind == entry_kind::region));
+    if (!found || entry.bytes != bytes || !ledger_remove(entry)) {
+        if (found && entry.bytes != bytes)
+            complain("%s: %p is freed with %zu bytes and was allocated with %zu: left alone",
+                     s.name, p, bytes, entry.bytes);
+        else
+            complain("%s: %p at %#llx is freed and was not allocated so", s.name, p,
+                     static_cast<unsigned long long>(address));
+        return;
+    }
+    give_back(s, p, bytes, address, entry.kind);
+}
+
+} // namespace pagoda::dma
+
+using namespace pagoda::dma;
+
+PAGODA_EXPORT void *pagoda_dma_alloc(device *dev, size_t bytes, dma_addr_t *handle, gfp_t gfp,
+                                     unsigned long attrs) {
+    pagoda_device_state &s = *dev->state;
+    uint64_t address = DMA_MAPPING_ERROR;
+    void *p = coherent_alloc(s, bytes, s.coherent_mask, gfp, entry_kind::coherent, &address);
+    if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0)
+        complain("%s", pagoda_device_error());
+    *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
+    return p;
+}
+
+PAGODA_EXPORT void pagoda_dma_free(device *dev, size_t bytes, void *p, dma_addr_t handle,
+                                   unsigned long) {
+    coherent_free(*dev->state, bytes, p, handle, entry_kind::coherent);
+}
+
+PAGODA_EXPORT struct page *pagoda_dma_alloc_pages(device *dev, size_t bytes, dma_addr_t *handle,
+                                                  dma_data_direction dir, gfp_t gfp) {
+    pagoda_device_state &s = *dev->state;
+    uint64_t address = DMA_MAPPING_ERROR;
+    void *p = nullptr;
+    if ((gfp & GFP_ZONEMASK) != 0 || access_of(dir) == 0)
+        fail(EINVAL, "%s: dma_alloc_pages takes no zone and wants a direction", s.name);
+    else
+        p = coherent_alloc(s, bytes, s.mask, gfp, entry_kind::pages, &address);
+    if (p == nullptr && (gfp & __GFP_NOWARN) == 0)
+        complain("%s", pagoda_device_error());
+    *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
+    return p == nullptr ? nullptr : virt_to_page(p);
+}
+
+PAGODA_EXPORT void pagoda_dma_free_pages(device *dev, size_t bytes, struct page *page,
+                                         dma_addr_t handle, dma_data_direction) {
+    if (page != nullptr)
+        coherent_free(*dev->state, bytes, page_address(page), handle, entry_kind::pages);
+}

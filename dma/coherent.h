@@ -1,0 +1,20 @@
+// Coherent memory (dma_alloc_coherent) and pages that stay mapped (dma_alloc_pages). Both are pages
+// of the device zones, which are mapped already. What is longer than a block of pages, or finds no
+// room there, is a shared region with a range of its own.
+#pragma once
+
+#include "dma/device.h"
+#include "dma/ledger.h"
+
+#include <pagoda/dma-mapping.h>
+
+namespace pagoda::dma {
+
+// Zeroed memory within the mask, in the ledger as `kind` (coherent or pages). NULL: fail()ed.
+void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
+                     entry_kind kind, uint64_t *address);
+// Frees what was allocated as that kind with these arguments; complains about anything else.
+void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t address,
+                   entry_kind kind);
+
+} // namespace pagoda::dma

@@ -1,0 +1,36 @@
+// What stands at device addresses and takes more than arithmetic to undo: ranges with an address of
+// their own, coherent memory, linked pieces. One record each, found by space and address.
+#pragma once
+
+#include "dma/space.h"
+
+namespace pagoda::dma {
+
+enum class entry_kind : uint8_t {
+    range,    // dma_map_single of memory with an address of its own
+    resource, // a device's memory
+    coherent, // dma_alloc_coherent: pages of the device zones
+    region,   // dma_alloc_coherent: a shared region and its range
+    pages,    // dma_alloc_pages
+    piece,    // dma_iova_link
+};
+
+struct ledger_entry {
+    const space *in;
+    uint64_t address;
+    void *memory;
+    size_t bytes;
+    entry_kind kind;
+    bool held; // the object, with pagoda_object_hold()
+};
+
+// -ENOMEM. `may_block` as for kmalloc.
+int ledger_add(const ledger_entry &entry, bool may_block);
+// The record at exactly this address. False: none.
+bool ledger_find(const space *in, uint64_t address, ledger_entry *entry);
+// Takes it out, when it is the same in all fields. False: it is not there any more.
+bool ledger_remove(const ledger_entry &entry);
+// How many records there are for the space.
+uint64_t ledger_count(const space *in, entry_kind kind);
+
+} // namespace pagoda::dma

@@ -1,0 +1,352 @@
+#include "dma/mapping.h"
+
+#include "dma/complain.h"
+#include "dma/ledger.h"
+#include "dma/swiotlb.h"
+#include "hugepage/provider.h"
+
+#include <pagoda/percpu.h>
+
+#include <errno.h>
+#include <string.h>
+
+namespace pagoda::dma {
+
+namespace {
+
+// What every mapping reads first: nothing needs the slow path. `direct` says that the counters are
+// there, too.
+inline bool is_fast(const pagoda_device_state &s) {
+    return s.direct && !s.gone.load(std::memory_order_relaxed) && !s.space->dead();
+}
+
+inline void count(const pagoda_device_state &s, int64_t n) {
+    pagoda_this_cpu_add(s.live, sizeof *s.live, static_cast<uint64_t>(n));
+}
+
+bool make_counters(pagoda_device_state &s) {
+    uint64_t *made = alloc_percpu(uint64_t), *none = nullptr;
+    if (made != nullptr && !__atomic_compare_exchange_n(&s.live, &none, made, false,
+                                                        __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        free_percpu(made);
+    return s.live != nullptr;
+}
+
+bool map_bounced(pagoda_device_state &s, void *p, size_t bytes, bool held, uint64_t *address) {
+    bounce_limits limits{s.mask, s.boundary, s.min_align_mask};
+    void *copy = bounce_buffers.map(p, bytes, limits, held);
+    if (copy == nullptr)
+        return false;
+    if (!s.space->find(copy, bytes, s.mask, address)) {
+        bounced what;
+        bounce_buffers.unmap(copy, false, &what);
+        return false;
+    }
+    s.bounced.fetch_add(1, std::memory_order_relaxed);
+    return true;
+}
+
+// 0 or what space::map_range() says.
+int map_alone(pagoda_device_state &s, void *p, size_t bytes, int access, entry_kind kind, bool held,
+              uint64_t *address) {
+    int error = s.space->map_range(p, bytes, s.mask, access, address);
+    if (error != 0)
+        return error;
+    error = ledger_add({s.space, *address, p, bytes, kind, held}, true);
+    if (error != 0)
+        s.space->unmap_range(*address, bytes);
+    return error;
+}
+
+// A mapping that takes more than arithmetic. The object is held, or p is not the heap's.
+int map_somehow(pagoda_device_state &s, void *p, size_t bytes, int access, bool held,
+                uint64_t *address) {
+    bool translates = s.space->translates();
+    int error = -ENOMEM;
+    if (held && s.mode == PAGODA_DMA_GRANULES) {
+        if (s.space->find(p, bytes, s.mask, address))
+            return 0;
+        error = translates ? s.space->reach(p, bytes, s.mask) : -ERANGE;
+        if (error == 0)
+            return s.space->find(p, bytes, s.mask, address) ? 0 : -ERANGE;
+    }
+    uintptr_t ends = reinterpret_cast<uintptr_t>(p) | bytes;
+    bool whole = (ends & (s.space->back_end().granule - 1)) == 0;
+    bool alone = translates && s.mode != PAGODA_DMA_BOUNCE;
+    bool bounce = bytes <= swiotlb::max_bytes(s.min_align_mask);
+    // Pages that hold other data too are not shown to the device, unless they cannot be copied.
+    bool alone_first = s.mode == PAGODA_DMA_STRICT ? whole
+                       : held                      ? bytes > kBounceAtMost
+                                                   : whole && bytes > kBounceAtMost;
+    entry_kind kind = entry_kind::range;
+    if (alone && alone_first) {
+        error = map_alone(s, p, bytes, access, kind, held, address);
+        if (error == 0)
+            return 0;
+    }
+    if (bounce && map_bounced(s, p, bytes, held, address))
+        return 0;
+    if (alone && !alone_first && !(bounce && s.mode == PAGODA_DMA_STRICT))
+        error = map_alone(s, p, bytes, access, kind, held, address);
+    return error;
+}
+
+PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
+                                  dma_data_direction dir) {
+    int access = access_of(dir);
+    if (p == nullptr || bytes == 0 || access == 0 || bytes - 1 > ~reinterpret_cast<uintptr_t>(p)) {
+        fail(EINVAL, "%s: no memory, no bytes or no direction to map", s.name);
+        return DMA_MAPPING_ERROR;
+    }
+    if (check_usable(s) != 0)
+        return DMA_MAPPING_ERROR;
+    if (s.live == nullptr && !make_counters(s)) {
+        fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
+        return DMA_MAPPING_ERROR;
+    }
+    s.direct = s.mode == PAGODA_DMA_GRANULES;
+    size_t most = pagoda_dma_max_mapping_size(&s.dev);
+    uint64_t address;
+    // Memory that the device reaches directly has no such limit.
+    if (bytes > most && !(s.direct && s.space->find(p, bytes, s.mask, &address))) {
+        fail(EINVAL,
+             "%s: %zu bytes are more than the %zu that can be mapped at once without an "
+             "IOMMU, except for GFP_DMA and coherent memory",
+             s.name, bytes, most);
+        return DMA_MAPPING_ERROR;
+    }
+    int hold = pagoda_object_hold(p, bytes);
+    if (hold != 0 && hold != -EFAULT) {
+        fail(-hold,
+             hold == -ERANGE      ? "%s: the object at %p ends before the %zu bytes to be mapped do"
+             : hold == -EOVERFLOW ? "%s: the object at %p is mapped too often, also for %zu bytes"
+                                  : "%s: the object at %p (%zu bytes) cannot be held here",
+             s.name, p, bytes);
+        return DMA_MAPPING_ERROR;
+    }
+    int error = map_somehow(s, p, bytes, access, hold == 0, &address);
+    if (error != 0) {
+        if (hold == 0)
+            pagoda_object_release(p);
+        explain(s, error, bytes);
+        return DMA_MAPPING_ERROR;
+    }
+    count(s, 1);
+    return address;
+}
+
+PAGODA_COLD void unmap_alone(pagoda_device_state &s, uint64_t address, size_t bytes) {
+    ledger_entry entry;
+    if (!ledger_find(s.space, address, &entry) ||
+        (entry.kind != entry_kind::range && entry.kind != entry_kind::resource)) {
+        complain("%s: %#llx (%zu bytes) is unmapped and was not mapped", s.name,
+                 static_cast<unsigned long long>(address), bytes);
+        return;
+    }
+    if (entry.bytes != bytes)
+        complain("%s: %#llx is unmapped with %zu bytes and was mapped with %zu", s.name,
+                 static_cast<unsigned long long>(address), bytes, entry.bytes);
+    // Out of the ledger first: whoever comes second finds nothing.
+    if (!ledger_remove(entry))
+        return;
+    s.space->unmap_range(address, entry.bytes);
+    if (entry.held)
+        pagoda_object_release(entry.memory);
+    count(s, -1);
+}
+
+PAGODA_NOINLINE void unmap_bounced(pagoda_device_state &s, void *copy, uint64_t address,
+                                   size_t bytes, bool copy_back) {
+    bounced what;
+    if (!bounce_buffers.unmap(copy, copy_back, &what)) {
+        complain("%s: %#llx (%zu bytes) is unmapped and is not the beginning of a mapping", s.name,
+                 static_cast<unsigned long long>(address), bytes);
+        return;
+    }
+    if (what.bytes != bytes)
+        complain("%s: %#llx is unmapped with %zu bytes and was mapped with %zu", s.name,
+                 static_cast<unsigned long long>(address), bytes, what.bytes);
+    if (what.held)
+        pagoda_object_release(what.original);
+    count(s, -1);
+}
+
+void sync(device *dev, dma_addr_t address, size_t bytes, bool copies, bool for_device) {
+    pagoda_device_state &s = *dev->state;
+    if (s.space->dead())
+        return;
+    void *p = s.space->virtual_address(address);
+    bool known = p != nullptr;
+    if (known && bounce_buffers.owns(p))
+        known = copies ? bounce_buffers.sync(p, bytes, for_device) : true;
+    if (!known)
+        complain("%s: %#llx (%zu bytes) is synchronised and is not mapped", s.name,
+                 static_cast<unsigned long long>(address), bytes);
+}
+
+} // namespace
+
+int access_of(dma_data_direction dir) {
+    switch (dir) {
+    case DMA_TO_DEVICE:
+        return kDeviceReads;
+    case DMA_FROM_DEVICE:
+        return kDeviceWrites;
+    case DMA_BIDIRECTIONAL:
+        return kDeviceReads | kDeviceWrites;
+    default:
+        return 0;
+    }
+}
+
+int check_usable(const pagoda_device_state &s) {
+    if (s.space->dead())
+        return fail(ENODEV,
+                    "%s was opened before fork(): the child has to open a device of its own",
+                    s.name);
+    if (s.gone.load(std::memory_order_relaxed))
+        return fail(ENODEV, "%s is gone: it was removed or closed", s.name);
+    return 0;
+}
+
+int explain(const pagoda_device_state &s, int error, size_t bytes) {
+    auto mask = static_cast<unsigned long long>(s.mask);
+    switch (error) {
+    case -ENOMEM:
+        return fail(
+            ENOMEM,
+            "%s: %zu bytes cannot be mapped: no memory, or RLIMIT_MEMLOCK is reached (raise "
+            "it with ulimit -l)",
+            s.name, bytes);
+    case -ENOSPC:
+        return fail(ENOSPC,
+                    "%s: %zu bytes cannot be mapped: the IOMMU accepts no further mapping (raise "
+                    "dma_entry_limit of vfio_iommu_type1)",
+                    s.name, bytes);
+    case -ERANGE:
+        return fail(ERANGE,
+                    "%s: %zu bytes cannot be mapped: no addresses, or no bounce buffer, within the "
+                    "mask %#llx",
+                    s.name, bytes, mask);
+    case -EFAULT:
+        return fail(EFAULT, "%s: %zu bytes cannot be mapped: it is not memory of this process",
+                    s.name, bytes);
+    default:
+        return fail(-error, "%s: %zu bytes cannot be mapped: %s", s.name, bytes, strerror(-error));
+    }
+}
+
+uint64_t live_mappings(const pagoda_device_state &s) {
+    uint64_t sum = 0;
+    unsigned cpu;
+    if (s.live != nullptr)
+        for_each_possible_cpu(cpu) sum +=
+            __atomic_load_n(per_cpu_ptr(s.live, cpu), __ATOMIC_RELAXED);
+    return sum;
+}
+
+void mappings_forget(pagoda_device_state &s) {
+    s.direct = false;
+    free_percpu(s.live);
+    s.live = nullptr;
+}
+
+} // namespace pagoda::dma
+
+using namespace pagoda::dma;
+
+PAGODA_EXPORT int pagoda_dma_set_mode(device *dev, pagoda_dma_mode mode) {
+    if (mode != PAGODA_DMA_GRANULES && mode != PAGODA_DMA_STRICT && mode != PAGODA_DMA_BOUNCE)
+        return -EINVAL;
+    dev->state->mode = mode;
+    dev->state->direct = false; // the next mapping decides
+    return 0;
+}
+
+PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {
+    pagoda_device_state &s = *dev->state;
+    int error = check_usable(s);
+    if (error != 0)
+        return error;
+    error = s.space->translates() ? s.space->reach(p, bytes, s.mask) : -ERANGE;
+    return error == 0 ? 0 : explain(s, error, bytes);
+}
+
+// Held before it is looked up: what is held stays where it is.
+PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes,
+                                        dma_data_direction dir, unsigned long) {
+    pagoda_device_state &s = *dev->state;
+    uint64_t address;
+    if (PAGODA_LIKELY(is_fast(s) && bytes != 0 && dir < DMA_NONE &&
+                      pagoda_object_hold(p, bytes) == 0)) {
+        if (PAGODA_LIKELY(s.space->find(p, bytes, s.mask, &address))) {
+            count(s, 1);
+            return address;
+        }
+        pagoda_object_release(p);
+    }
+    return map_slowly(s, const_cast<void *>(p), bytes, dir);
+}
+
+PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
+                                    dma_data_direction dir, unsigned long attrs) {
+    pagoda_device_state &s = *dev->state;
+    uint64_t direct;
+    if (PAGODA_UNLIKELY(s.space->dead()))
+        return;
+    void *p = s.space->virtual_address(address);
+    if (PAGODA_UNLIKELY(p == nullptr || s.live == nullptr || bytes == 0 ||
+                        !s.space->find(p, bytes, UINT64_MAX, &direct) || direct != address)) {
+        unmap_alone(s, address, bytes);
+        return;
+    }
+    if (PAGODA_UNLIKELY(bounce_buffers.owns(p))) {
+        bool back = dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0;
+        unmap_bounced(s, p, address, bytes, back);
+        return;
+    }
+    pagoda_object_release(p);
+    count(s, -1);
+}
+
+PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, size_t bytes,
+                                                 dma_data_direction dir, unsigned long) {
+    pagoda_device_state &s = *dev->state;
+    void *p = reinterpret_cast<void *>(at);
+    int access = access_of(dir);
+    uint64_t address;
+    if (p == nullptr || bytes == 0 || access == 0 || pagoda_virt_addr_valid(p)) {
+        fail(EINVAL, "%s: only a device's memory can be mapped as a resource", s.name);
+        return DMA_MAPPING_ERROR;
+    }
+    if (check_usable(s) != 0)
+        return DMA_MAPPING_ERROR;
+    if (s.live == nullptr && !make_counters(s)) {
+        fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
+        return DMA_MAPPING_ERROR;
+    }
+    int error = s.space->translates()
+                    ? map_alone(s, p, bytes, access, entry_kind::resource, false, &address)
+                    : -ERANGE;
+    if (error != 0) {
+        explain(s, error, bytes);
+        return DMA_MAPPING_ERROR;
+    }
+    count(s, 1);
+    return address;
+}
+
+PAGODA_EXPORT void pagoda_dma_sync_for_cpu(device *dev, dma_addr_t address, size_t bytes,
+                                           dma_data_direction dir) {
+    sync(dev, address, bytes, dir != DMA_TO_DEVICE, false);
+}
+
+PAGODA_EXPORT void pagoda_dma_sync_for_device(device *dev, dma_addr_t address, size_t bytes,
+                                              dma_data_direction dir) {
+    sync(dev, address, bytes, dir != DMA_FROM_DEVICE, true);
+}
+
+PAGODA_EXPORT bool pagoda_dma_need_sync(device *dev, dma_addr_t address) {
+    void *p = dev->state->space->virtual_address(address);
+    return p != nullptr && bounce_buffers.owns(p);
+}

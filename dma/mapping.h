@@ -1,0 +1,33 @@
+// Streaming mappings (dma_map_single and its family): which way a buffer takes to the device.
+//
+//   heap memory whose granules are mapped   arithmetic, and a hold on the object
+//   heap memory                             its granules are mapped first (space::reach)
+//   small, or with neighbours on its pages  a bounce buffer
+//   the rest                                a range with an address of its own
+//
+// Undoing needs no record for the first two and the third: address and granule say which it was.
+// Ranges are in the ledger.
+#pragma once
+
+#include "dma/device.h"
+
+#include <pagoda/dma-mapping.h>
+
+namespace pagoda::dma {
+
+// Longer buffers are cheaper to map than to copy, roughly: mapping costs some 10 us.
+inline constexpr size_t kBounceAtMost = 64u << 10;
+
+// What the IOMMU is to allow for the direction: kDeviceReads, kDeviceWrites. 0: DMA_NONE, or none.
+int access_of(dma_data_direction dir);
+// 0, or fail()s with -ENODEV: the device is gone, or the parent's.
+int check_usable(const pagoda_device_state &s);
+// Turns what space::reach() and map_range() return into a sentence. Returns it.
+int explain(const pagoda_device_state &s, int error, size_t bytes);
+
+// Streaming mappings of the device that are not undone.
+uint64_t live_mappings(const pagoda_device_state &s);
+// The device goes: its counters.
+void mappings_forget(pagoda_device_state &s);
+
+} // namespace pagoda::dma

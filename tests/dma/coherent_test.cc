@@ -1,0 +1,177 @@
+#include "dma/coherent.h"
+
+#include "tests/dma/soft.h"
+
+#include <pagoda/slab.h>
+
+#include <errno.h>
+
+namespace pagoda::dma {
+namespace {
+
+using test::error_says;
+using test::soft_device;
+
+bool zeroed(const void *p, size_t bytes) {
+    auto *c = static_cast<const char *>(p);
+    for (size_t i = 0; i < bytes; i++)
+        if (c[i] != 0)
+            return false;
+    return true;
+}
+
+TEST(Coherent, IsSharedWithTheDevice) {
+    soft_device dev;
+    dma_addr_t at;
+    auto *p = static_cast<char *>(dma_alloc_coherent(dev, 5000, &at, GFP_KERNEL));
+    ASSERT_NE(p, nullptr) << pagoda_device_error();
+    strcpy(p + 4990, "from here");
+    EXPECT_STREQ(dev.reads(at + 4990, 10).c_str(), "from here");
+    ASSERT_EQ(dev.writes(at + 100, "from there"), 0);
+    EXPECT_STREQ(p + 100, "from there");
+    dma_free_coherent(dev, 5000, p, at);
+}
+
+// Program's and device's address alike, up to 4 MiB; zeroed also where memory was used before.
+TEST(Coherent, IsAlignedAndZeroed) {
+    for (uint64_t mask : {DMA_BIT_MASK(28), DMA_BIT_MASK(32), DMA_BIT_MASK(64)}) {
+        soft_device dev(mask);
+        for (int round = 0; round < 2; round++)
+            for (size_t bytes = 1; bytes <= 4u << 20; bytes += bytes / 3 + 1) {
+                size_t block = size_t{4096} << get_order(bytes);
+                dma_addr_t at;
+                void *p = dma_alloc_coherent(dev, bytes, &at, GFP_KERNEL);
+                ASSERT_NE(p, nullptr) << bytes << ": " << pagoda_device_error();
+                EXPECT_EQ(reinterpret_cast<uintptr_t>(p) & (block - 1), 0u) << bytes;
+                EXPECT_EQ(at & (block - 1), 0u) << bytes;
+                EXPECT_LE(at + bytes - 1, mask);
+                EXPECT_TRUE(zeroed(p, bytes)) << bytes;
+                memset(p, 'x', bytes);
+                dma_free_coherent(dev, bytes, p, at);
+            }
+    }
+}
+
+TEST(Coherent, BeyondABlockIsARegionOfItsOwn) {
+    soft_device dev;
+    constexpr size_t kBytes = (9u << 20) + 5;
+    dma_addr_t at;
+    auto *p = static_cast<char *>(dma_alloc_coherent(dev, kBytes, &at, GFP_KERNEL));
+    ASSERT_NE(p, nullptr) << pagoda_device_error();
+    EXPECT_EQ((reinterpret_cast<uintptr_t>(p) | at) & 4095, 0u);
+    EXPECT_TRUE(zeroed(p, kBytes));
+    ASSERT_EQ(dev.writes(at + kBytes - 1, "x"), 0);
+    EXPECT_EQ(p[kBytes - 1], 'x');
+    uint64_t before = dev.counters().mapped_bytes;
+    dma_free_coherent(dev, kBytes, p, at);
+    EXPECT_EQ(dev.counters().mapped_bytes, before - ((9u << 20) + 4096));
+    pagoda_software_options options = {};
+    options.no_iommu = true;
+    soft_device direct(DMA_BIT_MASK(64), options);
+    EXPECT_EQ(dma_alloc_coherent(direct, kBytes, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(at, DMA_MAPPING_ERROR);
+}
+
+TEST(Coherent, ZoneBitsAreIgnoredAndCompoundPagesRefused) {
+    soft_device dev;
+    dma_addr_t at;
+    void *p = dma_alloc_coherent(dev, 100, &at, GFP_KERNEL | GFP_DMA);
+    ASSERT_NE(p, nullptr);
+    dma_free_coherent(dev, 100, p, at);
+    EXPECT_EQ(dma_alloc_coherent(dev, 100, &at, GFP_KERNEL | __GFP_COMP | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(dma_alloc_coherent(dev, 0, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
+    EXPECT_EQ(dma_alloc_coherent(dev, SIZE_MAX, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
+}
+
+TEST(Coherent, AtomicTakesWhatThereIs) {
+    soft_device dev;
+    dma_addr_t first, second;
+    void *p = dma_alloc_coherent(dev, 4096, &first, GFP_KERNEL);
+    ASSERT_NE(p, nullptr);
+    void *q = dma_alloc_coherent(dev, 4096, &second, GFP_ATOMIC);
+    ASSERT_NE(q, nullptr) << "the zone has more pages than that";
+    EXPECT_TRUE(zeroed(q, 4096));
+    EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &first, GFP_ATOMIC | __GFP_NOWARN), nullptr);
+    dma_free_coherent(dev, 4096, q, second);
+}
+
+TEST(Coherent, FreeChecksWhatItIsGiven) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        dma_addr_t at;
+        void *p = dma_alloc_coherent(dev, 8192, &at, GFP_KERNEL);
+        ASSERT_NE(p, nullptr);
+        memset(p, 'x', 8192);
+        dma_free_coherent(dev, 4096, p, at);                   // another size
+        dma_free_coherent(dev, 8192, p, at + 4096);            // another handle
+        dma_free_coherent(dev, 8192, &at, at);                 // another address
+        dma_free_noncoherent(dev, 8192, p, at, DMA_TO_DEVICE); // another kind
+        EXPECT_EQ(dev.reads(at, 8192), std::string(8192, 'x')) << "it is all there";
+        dma_free_coherent(dev, 8192, p, at);
+        dma_free_coherent(dev, 8192, p, at); // twice
+        dma_free_coherent(dev, 8192, nullptr, 0);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 5u) << end.errors;
+    EXPECT_TRUE(end.said("with 4096 bytes and was allocated with 8192")) << end.errors;
+}
+
+TEST(Coherent, FailureIsOneLine) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        dma_addr_t at = 0;
+        pagoda_software_fail_maps(dev, 0, 1000, -ENOMEM);
+        EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        EXPECT_EQ(dma_alloc_attrs(dev, 9u << 20, &at, GFP_KERNEL, DMA_ATTR_NO_WARN), nullptr);
+        EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_EQ(at, DMA_MAPPING_ERROR);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 1u) << end.errors;
+    EXPECT_TRUE(end.said("no memory of 9437184 bytes within the mask"));
+}
+
+TEST(Coherent, AForkChildIsRefused) {
+    soft_device dev;
+    dma_addr_t at;
+    void *p = dma_alloc_wc(dev, 4096, &at, GFP_KERNEL);
+    ASSERT_NE(p, nullptr);
+    test::child_end end = test::in_child([&] {
+        dma_addr_t other;
+        EXPECT_EQ(dma_alloc_coherent(dev, 4096, &other, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        EXPECT_TRUE(error_says("fork"));
+        dma_free_wc(dev, 4096, p, at);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.errors, "");
+    EXPECT_EQ(dev.writes(at, "still there"), 0);
+    dma_free_wc(dev, 4096, p, at);
+}
+
+TEST(Coherent, PagesForStreaming) {
+    soft_device dev(DMA_BIT_MASK(28));
+    dma_addr_t at;
+    struct page *page = dma_alloc_pages(dev, 8192, &at, DMA_BIDIRECTIONAL, GFP_KERNEL);
+    ASSERT_NE(page, nullptr) << pagoda_device_error();
+    auto *p = static_cast<char *>(page_address(page));
+    EXPECT_TRUE(zeroed(p, 8192));
+    EXPECT_LE(at + 8191, DMA_BIT_MASK(28));
+    ASSERT_EQ(dev.writes(at + 8000, "x"), 0);
+    dma_sync_single_for_cpu(dev, at, 8192, DMA_FROM_DEVICE);
+    EXPECT_EQ(p[8000], 'x');
+    EXPECT_FALSE(dma_need_sync(dev, at));
+    dma_free_pages(dev, 8192, page, at, DMA_BIDIRECTIONAL);
+    void *q = dma_alloc_noncoherent(dev, 100, &at, DMA_TO_DEVICE, GFP_KERNEL);
+    ASSERT_NE(q, nullptr);
+    dma_free_noncoherent(dev, 100, q, at, DMA_TO_DEVICE);
+    gfp_t quiet = GFP_KERNEL | __GFP_NOWARN;
+    EXPECT_EQ(dma_alloc_pages(dev, 100, &at, DMA_TO_DEVICE, quiet | GFP_DMA), nullptr);
+    EXPECT_EQ(dma_alloc_pages(dev, 100, &at, DMA_NONE, quiet), nullptr);
+    EXPECT_EQ(dma_alloc_pages(dev, 100, &at, DMA_TO_DEVICE, quiet | __GFP_COMP), nullptr);
+    EXPECT_EQ(dma_alloc_pages(dev, (4u << 20) + 1, &at, DMA_TO_DEVICE, quiet), nullptr);
+    EXPECT_EQ(dma_alloc_noncoherent(dev, 0, &at, DMA_TO_DEVICE, quiet), nullptr);
+}
+
+} // namespace
+} // namespace pagoda::dma
