@@ -1,5 +1,6 @@
 #include "dma/device.h"
 
+#include "dma/mapping.h"
 #include "hugepage/base.h"
 
 #include <pagoda/slab.h>
@@ -54,6 +55,7 @@ void device_destroy(pagoda_device_state *state) {
         spaces_remove(s);
         space::destroy(s);
     }
+    mappings_forget(*state);
     kfree(state);
 }
 

@@ -220,9 +220,10 @@ int explain(const pagoda_device_state &s, int error, size_t bytes) {
             s.name, bytes);
     case -ENOSPC:
         return fail(ENOSPC,
-                    "%s: %zu bytes cannot be mapped: the IOMMU accepts no further mapping (raise "
-                    "dma_entry_limit of vfio_iommu_type1)",
-                    s.name, bytes);
+                    "%s: %zu bytes cannot be mapped: no device addresses are free within the mask "
+                    "%#llx, or the IOMMU accepts no further mapping (raise dma_entry_limit of "
+                    "vfio_iommu_type1)",
+                    s.name, bytes, mask);
     case -ERANGE:
         return fail(ERANGE,
                     "%s: %zu bytes cannot be mapped: no addresses, or no bounce buffer, within the "
@@ -261,6 +262,19 @@ PAGODA_EXPORT int pagoda_dma_set_mode(device *dev, pagoda_dma_mode mode) {
     dev->state->mode = mode;
     dev->state->direct = false; // the next mapping decides
     return 0;
+}
+
+PAGODA_EXPORT void pagoda_dma_get_counters(const device *dev, pagoda_dma_counters *counters) {
+    const pagoda_device_state &s = *dev->state;
+    iommu &back_end = s.space->back_end();
+    space_counters c = s.space->counters();
+    *counters = {c.map_calls,
+                 c.unmap_calls,
+                 c.mapped_bytes,
+                 back_end.ops->entries_left(back_end),
+                 live_mappings(s),
+                 s.bounced.load(std::memory_order_relaxed),
+                 bounce_buffers.slots_in_use() * kSlotBytes};
 }
 
 PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {

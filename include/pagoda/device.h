@@ -62,9 +62,9 @@ struct pagoda_dma_counters {
     uint64_t unmap_calls;   /* UNMAP calls, ever */
     uint64_t mapped_bytes;  /* reachable for the device now; what RLIMIT_MEMLOCK is charged with */
     uint64_t entries_left;  /* further mappings that the IOMMU accepts; UINT64_MAX: no limit */
-    uint64_t live_mappings; /* streaming mappings not undone yet, of all devices of the space */
-    uint64_t bounced;       /* streaming mappings that went through a bounce buffer, ever */
-    uint64_t bounce_bytes;  /* bytes of bounce buffers in use */
+    uint64_t live_mappings; /* streaming mappings of this device that are not undone yet */
+    uint64_t bounced;       /* of this device's, those through a bounce buffer, ever */
+    uint64_t bounce_bytes;  /* of bounce buffers in use, of all devices */
 };
 void pagoda_dma_get_counters(const struct device *dev, struct pagoda_dma_counters *counters);
 

@@ -20,6 +20,32 @@ bool zeroed(const void *p, size_t bytes) {
     return true;
 }
 
+// First, and in a child: the device zones hold what devices of both kinds reach, so that a process
+// has one kind of them.
+TEST(CoherentWithoutIommu, IsOfAHugePageAtMost) {
+    test::child_end end = test::in_child([] {
+        pagoda_software_options options = {};
+        options.no_iommu = true;
+        soft_device dev(DMA_BIT_MASK(64), options);
+        dma_addr_t at;
+        for (size_t bytes : {100u, 8192u, 300000u}) {
+            auto *p = static_cast<char *>(dma_alloc_coherent(dev, bytes, &at, GFP_KERNEL));
+            ASSERT_NE(p, nullptr) << bytes << pagoda_device_error();
+            EXPECT_TRUE(zeroed(p, bytes));
+            EXPECT_EQ(dev.writes(at + bytes - 1, "x"), 0);
+            EXPECT_EQ(p[bytes - 1], 'x');
+            // Coherent memory needs no bounce, whatever its length.
+            dma_addr_t streaming = dma_map_single(dev, p, bytes, DMA_TO_DEVICE);
+            EXPECT_EQ(streaming, at);
+            dma_unmap_single(dev, streaming, bytes, DMA_TO_DEVICE);
+            dma_free_coherent(dev, bytes, p, at);
+        }
+        EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        EXPECT_EQ(at, DMA_MAPPING_ERROR);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+}
+
 TEST(Coherent, IsSharedWithTheDevice) {
     soft_device dev;
     dma_addr_t at;
@@ -65,11 +91,6 @@ TEST(Coherent, BeyondABlockIsARegionOfItsOwn) {
     uint64_t before = dev.counters().mapped_bytes;
     dma_free_coherent(dev, kBytes, p, at);
     EXPECT_EQ(dev.counters().mapped_bytes, before - ((9u << 20) + 4096));
-    pagoda_software_options options = {};
-    options.no_iommu = true;
-    soft_device direct(DMA_BIT_MASK(64), options);
-    EXPECT_EQ(dma_alloc_coherent(direct, kBytes, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
-    EXPECT_EQ(at, DMA_MAPPING_ERROR);
 }
 
 TEST(Coherent, ZoneBitsAreIgnoredAndCompoundPagesRefused) {

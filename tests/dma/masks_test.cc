@@ -30,8 +30,7 @@ TEST(Masks, SucceedFrom24BitsOn) {
     soft_device dev;
     for (unsigned bits = 24; bits <= 64; bits++)
         EXPECT_EQ(dma_set_mask_and_coherent(dev, DMA_BIT_MASK(bits)), 0) << bits;
-    for (uint64_t mask :
-         {DMA_BIT_MASK(23), uint64_t{0}, uint64_t{1}, DMA_BIT_MASK(32) - 1, uint64_t{1} << 32})
+    for (unsigned long long mask : {DMA_BIT_MASK(23), 0ULL, 1ULL, DMA_BIT_MASK(32) - 1, 1ULL << 32})
         EXPECT_EQ(dma_set_mask_and_coherent(dev, mask), -EIO) << mask;
     EXPECT_EQ(dma_get_mask(dev), DMA_BIT_MASK(64)) << "a refused mask changes nothing";
     EXPECT_TRUE(test::error_says("24 to 64 low bits"));

@@ -17,8 +17,9 @@ class soft_device {
     explicit soft_device(uint64_t mask = ~uint64_t{0}, pagoda_software_options options = {})
         : dev_(pagoda_software_device(&options)) {
         EXPECT_NE(dev_, nullptr) << pagoda_device_error();
-        if (dev_ != nullptr)
+        if (dev_ != nullptr) {
             EXPECT_EQ(dma_set_mask_and_coherent(dev_, mask), 0) << pagoda_device_error();
+        }
     }
     ~soft_device() { pagoda_device_close(dev_); }
     soft_device(const soft_device &) = delete;
