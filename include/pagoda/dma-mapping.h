@@ -13,7 +13,7 @@
  * bounced buffer is copied then. While it is mapped, free() of its object is reported and put off
  * until the unmap, and realloc() copies.
  *
- * A physical address (phys_addr_t) is here the address of the memory in this process.
+ * A physical address (phys_addr_t, of layout.h) is here the address of the memory in this process.
  *
  * In a child of fork() the parent's devices are out of reach: mapping and allocating fail there,
  * and undoing does nothing. Only devices that are coherent with the processor's caches are
@@ -36,9 +36,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* The address of memory in this process, as a number. */
-typedef uint64_t phys_addr_t;
 
 /* What a mapping that failed returns; see dma_mapping_error(). */
 #define DMA_MAPPING_ERROR (~(dma_addr_t)0)
