@@ -1,0 +1,88 @@
+#include "dma/iommufd.h"
+
+#include "dma/os.h"
+#include "dma/sentence.h"
+#include "dma/vfio.h"
+
+#include <errno.h>
+#include <pagoda/slab.h>
+
+namespace pagoda::dma {
+namespace {
+
+struct ioas_iommu : iommu {
+    int iommufd;
+    uint32_t ioas;
+};
+
+ioas_iommu &self_of(iommu &self) { return static_cast<ioas_iommu &>(self); }
+
+int map(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int access) {
+    ioas_iommu &s = self_of(self);
+    int error = vfio::ioas_map(s.iommufd, s.ioas, iova, at, bytes, access);
+    if (error >= 0)
+        return 0;
+    facts f;
+    f.device = "iommufd";
+    f.at = iova;
+    f.bytes = bytes;
+    f.limit = os::memlock_limit();
+    f.used = os::status_figure("VmPin"); // at least: it is the user's other processes' too
+    // The kernel's word for what is mapped there already.
+    return say(step::map, error == -EADDRINUSE ? EEXIST : -error, f);
+}
+
+int unmap(iommu &self, uint64_t iova, uint64_t bytes) {
+    ioas_iommu &s = self_of(self);
+    int error = vfio::ioas_unmap(s.iommufd, s.ioas, iova, bytes);
+    if (error >= 0)
+        return 0;
+    facts f;
+    f.device = "iommufd";
+    f.at = iova;
+    f.bytes = bytes;
+    return say(step::unmap, -error, f);
+}
+
+int windows(iommu &self, iova_window *out, int capacity) {
+    ioas_iommu &s = self_of(self);
+    uint64_t granule = 0;
+    int count = vfio::ioas_windows(s.iommufd, s.ioas, out, capacity, &granule);
+    if (count < 0) {
+        facts f;
+        f.device = "iommufd";
+        return say(step::windows, -count, f);
+    }
+    // The same for each device that is attached here; 1 as long as there is none.
+    if (granule > s.granule)
+        s.granule = granule;
+    return count;
+}
+
+uint64_t entries_left(iommu &) { return UINT64_MAX; } // memory is the limit
+
+uint64_t physical(iommu &, uintptr_t) { return 0; }
+
+void close(iommu &self) {
+    os::close(self_of(self).iommufd);
+    kfree(&self_of(self));
+}
+
+constexpr iommu_ops kOps = {"iommufd", true, map, unmap, windows, entries_left, physical, close};
+
+} // namespace
+
+iommu *iommufd_create(int iommufd, uint32_t ioas) {
+    auto *self = static_cast<ioas_iommu *>(kzalloc(sizeof(ioas_iommu), GFP_KERNEL));
+    if (self == nullptr) {
+        os::close(iommufd);
+        return nullptr;
+    }
+    self->ops = &kOps;
+    self->granule = 4096;
+    self->iommufd = iommufd;
+    self->ioas = ioas;
+    return self;
+}
+
+} // namespace pagoda::dma
