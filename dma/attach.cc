@@ -345,10 +345,8 @@ void attach_unlock() { pthread_mutex_unlock(&g_lock); }
 void attach_forget() {
     for (struct group *g = g_groups; g != nullptr; g = g->next)
         os::close(g->fd);
-    for (domain *d = g_domains; d != nullptr; d = d->next) {
-        d->memory->forget();
-        os::close(d->fd);
-    }
+    for (domain *d = g_domains; d != nullptr; d = d->next)
+        os::close(d->fd); // the spaces forget themselves
     g_groups = nullptr;
     g_domains = nullptr;
 }

@@ -1,8 +1,8 @@
-// How a device comes to an address space: by its group and a container (type 1, no-IOMMU), or by its
-// own node and an iommufd. Devices share an address space where the kernel lets them.
+// How a device comes to an address space: by its group and a container (type 1, no-IOMMU), or by
+// its own node and an iommufd. Devices share an address space where the kernel lets them.
 #pragma once
 
-#include "dma/space.h"
+#include "dma/spaces.h"
 #include "dma/sysfs.h"
 
 #include <pagoda/device.h>
@@ -14,8 +14,8 @@ struct group;  // an IOMMU group that is open here
 
 struct attachment {
     char name[sysfs::kName];
-    pagoda_iommu kind; // what it became, never PAGODA_IOMMU_ANY
-    int device;        // the device's descriptor
+    pagoda_iommu kind;   // what it became, never PAGODA_IOMMU_ANY
+    int device;          // the device's descriptor
     struct group *group; // NULL with iommufd
     domain *with;
     space *memory;
@@ -33,8 +33,8 @@ int attach(attachment &a, pagoda_iommu kind);
 // (device_destroy), or no state was ever made and it goes here (`with_memory`). With the lock.
 void detach(attachment &a, bool with_memory);
 
-// In a fork child: gives up the descriptors, which would keep the parent's devices alive, and
-// forgets the address spaces. Not a byte is freed.
+// In a fork child: gives up the descriptors, which would keep the parent's devices alive. Not a
+// byte is freed.
 void attach_forget();
 
 } // namespace pagoda::dma

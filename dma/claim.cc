@@ -31,8 +31,7 @@ resource *add(bus &b, int bar, uint64_t start, uint64_t bytes, const char *name)
     f.bytes = bytes;
     pthread_mutex_lock(&g_lock);
     const claim *other = g_claims;
-    while (other != nullptr &&
-           (other->range.end < start || other->range.start > made->range.end))
+    while (other != nullptr && (other->range.end < start || other->range.start > made->range.end))
         other = other->next;
     if (other == nullptr) {
         made->next = g_claims;

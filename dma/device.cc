@@ -1,5 +1,6 @@
 #include "dma/device.h"
 
+#include "dma/managed.h"
 #include "dma/mapping.h"
 #include "hugepage/base.h"
 
@@ -67,8 +68,11 @@ PAGODA_EXPORT void pagoda_device_close(device *dev) {
     if (dev == nullptr)
         return;
     pagoda_device_state *state = dev->state;
-    if (state->on_close != nullptr)
+    if (state->on_close != nullptr) {
         state->on_close(state);
+        return;
+    }
+    managed_release(state);
     device_destroy(state);
 }
 

@@ -32,7 +32,8 @@ struct pagoda_device_state {
     std::atomic<uint64_t> bounced; // of them, ever
     std::atomic<bool> gone; // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
-    // What pagoda_device_close() has to do besides, set by whoever made the device; may be NULL.
+    // What pagoda_device_close() does instead of device_destroy(), which this calls itself; NULL: a
+    // device without a bus.
     void (*on_close)(pagoda_device_state *state);
     unsigned width;                   // of a software device: its address lines
     pagoda_device_state *next_beside; // of the same space

@@ -193,9 +193,8 @@ PAGODA_EXPORT int pagoda_pci_irq_unmask(pci_dev *pdev) {
 }
 
 PAGODA_EXPORT int pagoda_pci_irq_trigger(pci_dev *pdev, unsigned nr) {
-    return with_interrupts(pdev, static_cast<int>(nr), [nr](interrupts &irqs, int device) {
-        return irqs.trigger(device, nr);
-    });
+    return with_interrupts(pdev, static_cast<int>(nr),
+                           [nr](interrupts &irqs, int device) { return irqs.trigger(device, nr); });
 }
 
 PAGODA_EXPORT int pagoda_pci_removal_fd(pci_dev *pdev) {

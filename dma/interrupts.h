@@ -6,8 +6,8 @@ namespace pagoda::dma {
 class interrupts {
   public:
     void begin(); // none
-    // From `least` to `most` of the first kind of `flags` (PCI_IRQ_*) that has as many. How many, or
-    // -errno: -ENOSPC, -EBUSY: there are some.
+    // From `least` to `most` of the first kind of `flags` (PCI_IRQ_*) that has as many. How many,
+    // or -errno: -ENOSPC, -EBUSY: there are some.
     int enable(int device, unsigned least, unsigned most, unsigned flags);
     void disable(int device);
     int eventfd(unsigned number) const { return number < count_ ? eventfds_[number] : -1; }

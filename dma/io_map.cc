@@ -144,7 +144,8 @@ PAGODA_EXPORT void *pagoda_ioremap_cached(resource_size_t phys, size_t size) {
 
 PAGODA_EXPORT void pagoda_iounmap(const volatile void *addr) {
     if (addr != nullptr && end([addr](const mapping &m) { return m.at == addr; }) == 0)
-        fail(EINVAL, "%p is no mapping of a BAR: iounmap() takes what ioremap() or pci_iomap() gave",
+        fail(EINVAL,
+             "%p is no mapping of a BAR: iounmap() takes what ioremap() or pci_iomap() gave",
              const_cast<const void *>(addr));
 }
 

@@ -80,8 +80,7 @@ iommu *noiommu_create(int container, int *error) {
     self->container = container;
     self->pagemap = os::open("/proc/self/pagemap", O_RDONLY);
     volatile char here = 1; // some page that is present
-    if (self->pagemap < 0 ||
-        physical(*self, reinterpret_cast<uintptr_t>(&here)) == 0) {
+    if (self->pagemap < 0 || physical(*self, reinterpret_cast<uintptr_t>(&here)) == 0) {
         facts f;
         *error = say(step::physical, self->pagemap < 0 ? -self->pagemap : EPERM, f);
         close(*self);

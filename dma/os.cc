@@ -76,8 +76,8 @@ int write_at(int fd, const void *from, size_t bytes, uint64_t offset) {
 }
 
 void *map(int fd, uint64_t offset, size_t bytes, int *error) {
-    void *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                    static_cast<off_t>(offset));
+    void *at =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, static_cast<off_t>(offset));
     if (at == MAP_FAILED) {
         *error = -errno;
         return nullptr;

@@ -1,5 +1,6 @@
-// The system calls of this library other than VFIO's, and the one way to VFIO's ioctls. Paths may be
-// looked up below another root and ioctls answered by somebody else: tests play the kernel that way.
+// The system calls of this library other than VFIO's, and the one way to VFIO's ioctls. Paths may
+// be looked up below another root and ioctls answered by somebody else: tests play the kernel that
+// way.
 #pragma once
 
 #include <stddef.h>

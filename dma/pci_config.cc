@@ -92,7 +92,8 @@ PAGODA_EXPORT int pagoda_pci_find_ext_capability(pci_dev *pdev, int start, int c
     int at = start != 0 ? start : kExtended;
     for (int i = 0; at >= kExtended && i < kMostExtended; i++) {
         uint32_t header = read(*b, at, 4);
-        if (at != start && header != 0 && PCI_EXT_CAP_ID(header) == static_cast<uint32_t>(capability))
+        if (at != start && header != 0 &&
+            PCI_EXT_CAP_ID(header) == static_cast<uint32_t>(capability))
             return at;
         at = static_cast<int>(PCI_EXT_CAP_NEXT(header));
     }

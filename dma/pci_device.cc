@@ -109,6 +109,8 @@ void stop(bus &b) {
     b.irqs.end(b.at.device);
 }
 
+void bus_close(pagoda_device_state *state);
+
 bus *open_bus(const char *where, pagoda_iommu kind) {
     char name[sysfs::kName];
     bool present = false;
@@ -148,8 +150,28 @@ bus *open_bus(const char *where, pagoda_iommu kind) {
         return nullptr;
     }
     state->bus = b;
+    state->on_close = bus_close;
+    state->dev.numa_node = b->pci.dev.numa_node;
     b->pci.dev.state = state;
     return b;
+}
+
+void bus_close(pagoda_device_state *state) {
+    bus *b = state->bus;
+    if (b->at.device < 0) // the parent's: nothing of it is here
+        return;
+    stop(*b);
+    managed_release(state);
+    state->gone.store(true, std::memory_order_relaxed);
+    io_map_end(b);
+    claims_end(b);
+    attach_lock();
+    forget_bus(b);
+    device_destroy(state);
+    detach(b->at, false);
+    attach_unlock();
+    pthread_mutex_destroy(&b->lock);
+    kfree(b);
 }
 
 } // namespace
@@ -177,8 +199,8 @@ bus *bus_at(uint64_t phys, uint64_t bytes, int *bar) {
     for (bus *b = g_buses; b != nullptr && found == nullptr; b = b->next)
         for (int i = 0; i < PCI_ROM_RESOURCE && found == nullptr; i++) {
             const resource &r = b->pci.resource[i];
-            if ((r.flags & IORESOURCE_MEM) != 0 && bytes != 0 && phys >= r.start &&
-                phys <= r.end && bytes - 1 <= r.end - phys) {
+            if ((r.flags & IORESOURCE_MEM) != 0 && bytes != 0 && phys >= r.start && phys <= r.end &&
+                bytes - 1 <= r.end - phys) {
                 *bar = i;
                 found = b;
             }
@@ -187,7 +209,15 @@ bus *bus_at(uint64_t phys, uint64_t bytes, int *bar) {
     return found;
 }
 
-device *bus_open(const char *where, pagoda_iommu kind) {
+} // namespace pagoda::dma
+
+using namespace pagoda::dma;
+
+PAGODA_EXPORT device *pagoda_device_open(const char *where, pagoda_iommu kind) {
+    if (kind == PAGODA_IOMMU_SOFTWARE) {
+        fail(EINVAL, "pagoda_software_device() makes devices behind the software IOMMU");
+        return nullptr;
+    }
     pthread_once(&g_fork_handlers, watch_forks);
     attach_lock();
     bus *b = open_bus(where, kind);
@@ -200,28 +230,6 @@ device *bus_open(const char *where, pagoda_iommu kind) {
     attach_unlock();
     return b != nullptr ? &b->pci.dev : nullptr;
 }
-
-void bus_close(pagoda_device_state *state) {
-    bus *b = state->bus;
-    if (b->at.device < 0) // the parent's: nothing of it is here
-        return;
-    stop(*b);
-    managed_release(state);
-    state->gone.store(true, std::memory_order_relaxed);
-    io_map_end(b);
-    claims_end(b);
-    attach_lock();
-    forget_bus(b);
-    device_destroy(state);
-    detach(b->at, false);
-    attach_unlock();
-    pthread_mutex_destroy(&b->lock);
-    kfree(b);
-}
-
-} // namespace pagoda::dma
-
-using namespace pagoda::dma;
 
 PAGODA_EXPORT pci_dev *pagoda_to_pci_dev(device *dev) {
     bus *b = dev->state != nullptr ? dev->state->bus : nullptr;

@@ -29,11 +29,6 @@ struct bus {
 bus *bus_of(const pci_dev *pdev);
 facts facts_of(const bus &b);
 
-// Opens and closes it; behind pagoda_device_open() and pagoda_device_close(). NULL: errno and the
-// sentence say why.
-device *bus_open(const char *where, pagoda_iommu kind);
-void bus_close(pagoda_device_state *state);
-
 // The BAR of an open device that all of [phys, phys + bytes) lies in, by bus address. NULL: none.
 bus *bus_at(uint64_t phys, uint64_t bytes, int *bar);
 

@@ -28,8 +28,8 @@ class writer {
         int n = room == 0 ? 0 : vsnprintf(text_ + length_, room, format, list);
         va_end(list);
         if (n > 0)
-            length_ = static_cast<size_t>(n) < room ? length_ + static_cast<size_t>(n)
-                                                    : capacity_ - 1;
+            length_ =
+                static_cast<size_t>(n) < room ? length_ + static_cast<size_t>(n) : capacity_ - 1;
         return *this;
     }
     size_t length() const { return length_; }
@@ -209,8 +209,8 @@ void explain_map(writer &put, int error, const facts &f) {
             "vfio_iommu_type1's dma_entry_limit says otherwise): map larger pieces, undo mappings, "
             "or raise that parameter before the container is made");
     else if (error == ENOMEM && f.limit != UINT64_MAX && f.used + f.bytes > f.limit)
-        put("the limit of locked memory is in the way: RLIMIT_MEMLOCK is %" PRIu64
-            " KiB, %" PRIu64 " KiB of it are used, and %" PRIu64
+        put("the limit of locked memory is in the way: RLIMIT_MEMLOCK is %" PRIu64 " KiB, %" PRIu64
+            " KiB of it are used, and %" PRIu64
             " KiB more are needed: raise it to at least %" PRIu64
             " KiB (ulimit -l, LimitMEMLOCK=, or limits.conf), or give the process CAP_IPC_LOCK",
             f.limit / kKilobyte, f.used / kKilobyte, f.bytes / kKilobyte,
@@ -304,25 +304,57 @@ size_t explain(step at, int error, const facts &f, char *text, size_t capacity) 
                 f.driver[0] == 0 ? ", nor is there one at all: lspci -n lists them"
                                  : ": open it by its address to hear how to bind it");
         break;
-    case step::driver: explain_driver(put, f); break;
-    case step::group: explain_group(put, f); break;
-    case step::container_node: explain_container_node(put, error, f); break;
-    case step::container_api: explain_container_api(put, error, f); break;
-    case step::group_node: explain_group_node(put, error, f); break;
-    case step::group_viable: explain_viable(put, f); break;
+    case step::driver:
+        explain_driver(put, f);
+        break;
+    case step::group:
+        explain_group(put, f);
+        break;
+    case step::container_node:
+        explain_container_node(put, error, f);
+        break;
+    case step::container_api:
+        explain_container_api(put, error, f);
+        break;
+    case step::group_node:
+        explain_group_node(put, error, f);
+        break;
+    case step::group_viable:
+        explain_viable(put, f);
+        break;
     case step::group_attach:
     case step::set_iommu:
     case step::bind:
-    case step::attach: explain_attach(put, at, error, f); break;
-    case step::device_handle: explain_device_handle(put, error, f); break;
-    case step::iommufd_node: explain_iommufd_node(put, error, f); break;
-    case step::device_node: explain_device_node(put, error, f); break;
-    case step::windows: common(put, "asking for the IOMMU's windows", error, f); break;
-    case step::map: explain_map(put, error, f); break;
-    case step::unmap: explain_unmap(put, error, f); break;
-    case step::physical: explain_physical(put, error, f); break;
-    case step::region: common(put, "access to its registers", error, f); break;
-    case step::bar_map: explain_bar_map(put, error, f); break;
+    case step::attach:
+        explain_attach(put, at, error, f);
+        break;
+    case step::device_handle:
+        explain_device_handle(put, error, f);
+        break;
+    case step::iommufd_node:
+        explain_iommufd_node(put, error, f);
+        break;
+    case step::device_node:
+        explain_device_node(put, error, f);
+        break;
+    case step::windows:
+        common(put, "asking for the IOMMU's windows", error, f);
+        break;
+    case step::map:
+        explain_map(put, error, f);
+        break;
+    case step::unmap:
+        explain_unmap(put, error, f);
+        break;
+    case step::physical:
+        explain_physical(put, error, f);
+        break;
+    case step::region:
+        common(put, "access to its registers", error, f);
+        break;
+    case step::bar_map:
+        explain_bar_map(put, error, f);
+        break;
     case step::write_combining:
         put("%s: BAR %d cannot be mapped write-combining (VFIO maps uncached, and the system's "
             "resource%d_wc is absent or closed to this process): use the uncached mapping of "
@@ -345,7 +377,9 @@ size_t explain(step at, int error, const facts &f, char *text, size_t capacity) 
         else
             put("the %" PRIu64 " bytes at %#" PRIx64 " are not what one claim made", f.bytes, f.at);
         break;
-    case step::interrupt: explain_interrupt(put, error, f); break;
+    case step::interrupt:
+        explain_interrupt(put, error, f);
+        break;
     case step::reset:
         if (error == ENOTTY || error == EINVAL || error == EOPNOTSUPP)
             put("%s has no way to be reset alone", f.device);

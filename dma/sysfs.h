@@ -1,4 +1,5 @@
-// What sysfs says of PCI devices: which there are, who has them, with whom they share an IOMMU group.
+// What sysfs says of PCI devices: which there are, who has them, with whom they share an IOMMU
+// group.
 #pragma once
 
 #include <stddef.h>
@@ -6,8 +7,8 @@
 
 namespace pagoda::dma::sysfs {
 
-inline constexpr size_t kName = 16;   // "0000:00:04.0", with room for domains of five digits
-inline constexpr int kResources = 7;  // six BARs and the expansion ROM
+inline constexpr size_t kName = 16;  // "0000:00:04.0", with room for domains of five digits
+inline constexpr int kResources = 7; // six BARs and the expansion ROM
 
 struct resource_line {
     uint64_t start, end, flags; // IORESOURCE_*; all 0: none

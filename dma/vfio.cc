@@ -198,8 +198,12 @@ int ioas_alloc(int iommufd, uint32_t *ioas) {
 int ioas_windows(int iommufd, uint32_t ioas, iova_window *windows, int capacity,
                  uint64_t *granule) {
     // The kernel's ranges have our layout: two 64-bit words, first and last.
-    ioas_ranges_argument argument = {sizeof argument, ioas, static_cast<uint32_t>(capacity), 0,
-                                     reinterpret_cast<uintptr_t>(windows), 0};
+    ioas_ranges_argument argument = {sizeof argument,
+                                     ioas,
+                                     static_cast<uint32_t>(capacity),
+                                     0,
+                                     reinterpret_cast<uintptr_t>(windows),
+                                     0};
     int error = call(iommufd, _IO(VFIO_TYPE, kIoasRangesNumber), &argument);
     if (error < 0 && error != -EMSGSIZE) // -EMSGSIZE: there are more
         return error;

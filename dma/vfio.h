@@ -34,7 +34,8 @@ int type1_unmap(int container, uint64_t iova, uint64_t bytes);
 int bind_iommufd(int device, int iommufd);
 int attach_ioas(int device, uint32_t ioas);
 int ioas_alloc(int iommufd, uint32_t *ioas);
-// How many windows, of which at most `capacity` were written; or -errno. *granule: the smallest unit.
+// How many windows, of which at most `capacity` were written; or -errno. *granule: the smallest
+// unit.
 int ioas_windows(int iommufd, uint32_t ioas, iova_window *windows, int capacity, uint64_t *granule);
 int ioas_map(int iommufd, uint32_t ioas, uint64_t iova, uintptr_t at, uint64_t bytes, int access);
 int ioas_unmap(int iommufd, uint32_t ioas, uint64_t iova, uint64_t bytes);

@@ -34,7 +34,8 @@ static inline bool IS_ERR(const void *p) {
 static inline bool IS_ERR_OR_NULL(const void *p) { return p == NULL || IS_ERR(p); }
 
 /* `size` bytes that are freed with the device; aligned to 16 bytes, or more as the allocator likes.
- * NULL: no memory, or the device is gone. Blocks or not as `gfp` says, which may have __GFP_ZERO. */
+ * NULL: no memory, or the device is gone. Blocks or not as `gfp` says, which may have __GFP_ZERO.
+ */
 void *pagoda_devm_kmalloc(struct device *dev, size_t size, gfp_t gfp)
     __attribute__((alloc_size(2), warn_unused_result));
 /* Changes the size; contents as krealloc has it, and a new place in the order of release only if it
@@ -94,8 +95,7 @@ static inline int devm_add_action(struct device *dev, void (*action)(void *), vo
     return pagoda_devm_add_action(dev, action, data);
 }
 /* The same, and where it cannot be added the action is run at once. */
-static inline int devm_add_action_or_reset(struct device *dev, void (*action)(void *),
-                                           void *data) {
+static inline int devm_add_action_or_reset(struct device *dev, void (*action)(void *), void *data) {
     int error = pagoda_devm_add_action(dev, action, data);
     if (error != 0)
         action(data);

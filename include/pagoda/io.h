@@ -2,10 +2,10 @@
  *
  * What is mapped here is uncached memory of a device: every access is one transaction of exactly
  * its width, never merged, repeated or left out. A read of a register (readl) is complete before
- * anything that follows it in the program; a write (writel) reaches the device after everything that
- * precedes it, stores to ordinary memory included: fill in a descriptor, then ring the doorbell. The
- * _relaxed forms are ordered among themselves for one device alone. Values are little-endian, as PCI
- * is; the be forms swap.
+ * anything that follows it in the program; a write (writel) reaches the device after everything
+ * that precedes it, stores to ordinary memory included: fill in a descriptor, then ring the
+ * doorbell. The _relaxed forms are ordered among themselves for one device alone. Values are
+ * little-endian, as PCI is; the be forms swap.
  *
  * Source: include/linux/io.h, include/asm-generic/io.h and Documentation/memory-barriers.txt of the
  * kernel.
@@ -49,8 +49,8 @@ void *pagoda_ioremap_cached(resource_size_t phys, size_t size);
 void pagoda_iounmap(const volatile void *addr);
 
 /* Copies with accesses of 4 bytes, naturally aligned on the device's side, and of 1 and 2 bytes up
- * to the first and after the last such place: what every device understands. No vector registers, no
- * string instructions, any alignment in memory. */
+ * to the first and after the last such place: what every device understands. No vector registers,
+ * no string instructions, any alignment in memory. */
 void pagoda_memcpy_fromio(void *to, const volatile void __iomem *from, size_t count);
 void pagoda_memcpy_toio(volatile void __iomem *to, const void *from, size_t count);
 void pagoda_memset_io(volatile void __iomem *at, int value, size_t count);
@@ -87,7 +87,8 @@ void pagoda_memset_io(volatile void __iomem *at, int value, size_t count);
 #define PAGODA_IO_AFTER_READ() mb()
 #define PAGODA_IO_BEFORE_WRITE() mb()
 #endif
-/* Writes to a device made under a lock reach it in the order of the lock: nothing is needed here. */
+/* Writes to a device made under a lock reach it in the order of the lock: nothing is needed here.
+ */
 #define mmiowb() ((void)0)
 
 /* One access of exactly this width. */
@@ -132,7 +133,8 @@ PAGODA_IO_ACCESS(l, uint32_t)
 PAGODA_IO_ACCESS(q, uint64_t)
 #undef PAGODA_IO_ACCESS
 
-/* The kernel's other family, by bits. Its I/O ports are not supported: addresses are of mappings. */
+/* The kernel's other family, by bits. Its I/O ports are not supported: addresses are of mappings.
+ */
 #define PAGODA_IO_BITS(bits, letter, swap)                                                         \
     static inline uint##bits##_t ioread##bits(const volatile void __iomem *addr) {                 \
         return read##letter(addr);                                                                 \

@@ -38,10 +38,10 @@ static inline unsigned long resource_type(const struct resource *res) {
 }
 
 /* Claims [start, start + n), bytes of one BAR of an open device, for the driver `name`, whose text
- * must stay. NULL: not in a BAR (ENXIO), claimed in part or as a whole already (EBUSY), or no memory
- * (ENOMEM); pagoda_device_error() says which. That other processes keep off is the business of
- * vfio-pci, which only one of them can open; this keeps drivers inside of one process apart. Closing
- * the device ends its claims. May block. */
+ * must stay. NULL: not in a BAR (ENXIO), claimed in part or as a whole already (EBUSY), or no
+ * memory (ENOMEM); pagoda_device_error() says which. That other processes keep off is the business
+ * of vfio-pci, which only one of them can open; this keeps drivers inside of one process apart.
+ * Closing the device ends its claims. May block. */
 struct resource *pagoda_request_mem_region(resource_size_t start, resource_size_t n,
                                            const char *name);
 /* Ends a claim, which must be exactly one that was made; anything else is refused and changes

@@ -69,8 +69,8 @@ int pagoda_pci_bar_read(struct pci_dev *pdev, int bar, uint64_t offset, void *to
 int pagoda_pci_bar_write(struct pci_dev *pdev, int bar, uint64_t offset, const void *from,
                          size_t bytes);
 /* A file descriptor for another process, over a socket or by inheritance, which maps the BAR by it:
- * mmap(NULL, *bytes, ..., MAP_SHARED, fd, *offset). It closes on exec. The device stays open as long
- * as anybody has it. Or -errno. */
+ * mmap(NULL, *bytes, ..., MAP_SHARED, fd, *offset). It closes on exec. The device stays open as
+ * long as anybody has it. Or -errno. */
 int pagoda_pci_bar_fd(struct pci_dev *pdev, int bar, uint64_t *offset, uint64_t *bytes);
 
 /* Claims all BARs that there are (-1), or one, for the driver `name`, as request_mem_region() does
@@ -103,8 +103,8 @@ int pagoda_pci_irq_trigger(struct pci_dev *pdev, unsigned int nr);
 int pagoda_pci_reset_function(struct pci_dev *pdev);
 
 /* An eventfd that is signalled when the system wants the device back (unbinding, hot unplug): stop
- * using it and close it, the system waits. The same descriptor each time; the device's, do not close
- * it. -ENOSPC: the kernel does not offer it. */
+ * using it and close it, the system waits. The same descriptor each time; the device's, do not
+ * close it. -ENOSPC: the kernel does not offer it. */
 int pagoda_pci_removal_fd(struct pci_dev *pdev);
 /* The same for errors on the bus that the device or its port reported (AER). */
 int pagoda_pci_error_fd(struct pci_dev *pdev);
@@ -217,8 +217,8 @@ static inline void pci_release_regions(struct pci_dev *pdev) {
     pagoda_pci_release_region(pdev, -1);
 }
 
-static inline int pci_alloc_irq_vectors(struct pci_dev *pdev, unsigned int least,
-                                        unsigned int most, unsigned int flags) {
+static inline int pci_alloc_irq_vectors(struct pci_dev *pdev, unsigned int least, unsigned int most,
+                                        unsigned int flags) {
     return pagoda_pci_alloc_irq_vectors(pdev, least, most, flags);
 }
 static inline void pci_free_irq_vectors(struct pci_dev *pdev) { pagoda_pci_free_irq_vectors(pdev); }

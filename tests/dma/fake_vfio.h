@@ -57,8 +57,7 @@ class fake_vfio {
     fake_vfio &operator=(const fake_vfio &) = delete;
 
     void write(const std::string &path, const std::string &text) {
-        std::filesystem::create_directories(
-            std::filesystem::path(root + path).parent_path());
+        std::filesystem::create_directories(std::filesystem::path(root + path).parent_path());
         std::ofstream(root + path) << text;
     }
     void remove(const std::string &path) { std::filesystem::remove_all(root + path); }
@@ -95,10 +94,10 @@ class fake_vfio {
         write("/dev/device/" + name, "");
         for (const std::string &file : {"/dev/vfio/devices/" + node, "/dev/device/" + name}) {
             std::filesystem::resize_file(root + file, kConfigAt + kConfigBytes);
-            patch(file, kConfigAt + 0x06, "\x10"s);         // it has a list of capabilities:
-            patch(file, kConfigAt + 0x34, "\x40"s);         // MSI at 0x40, then
-            patch(file, kConfigAt + 0x40, "\x05\x50"s);     // PCI Express at 0x50
-            patch(file, kConfigAt + 0x50, "\x10\0"s);       //
+            patch(file, kConfigAt + 0x06, "\x10"s);            // it has a list of capabilities:
+            patch(file, kConfigAt + 0x34, "\x40"s);            // MSI at 0x40, then
+            patch(file, kConfigAt + 0x40, "\x05\x50"s);        // PCI Express at 0x50
+            patch(file, kConfigAt + 0x50, "\x10\0"s);          //
             patch(file, kConfigAt + 0x100, "\x01\0\x81\x20"s); // extended: AER, then
             patch(file, kConfigAt + 0x208, "\x03\0\x01\0"s);   // a serial number
         }
@@ -146,7 +145,8 @@ class fake_vfio {
         if (auto found = errors.find(request); found != errors.end())
             return -found->second;
         switch (request) {
-        case VFIO_GET_API_VERSION: return VFIO_API_VERSION;
+        case VFIO_GET_API_VERSION:
+            return VFIO_API_VERSION;
         case VFIO_CHECK_EXTENSION:
             return value == (noiommu ? VFIO_NOIOMMU_IOMMU : VFIO_TYPE1v2_IOMMU);
         case VFIO_GROUP_GET_STATUS:
@@ -156,14 +156,16 @@ class fake_vfio {
             if (iommu_set.count(*as<int>(argument)) != 0 && !can_share)
                 return -EINVAL;
             return 0;
-        case VFIO_GROUP_UNSET_CONTAINER: return 0;
+        case VFIO_GROUP_UNSET_CONTAINER:
+            return 0;
         case VFIO_SET_IOMMU:
             containers++;
             iommu_set.insert(fd);
             return 0;
         case VFIO_GROUP_GET_DEVICE_FD:
             return open((root + "/dev/device/" + as<char>(argument)).c_str(), O_RDWR | O_CLOEXEC);
-        case VFIO_IOMMU_GET_INFO: return info(as<vfio_iommu_type1_info>(argument));
+        case VFIO_IOMMU_GET_INFO:
+            return info(as<vfio_iommu_type1_info>(argument));
         case VFIO_IOMMU_MAP_DMA: {
             auto *m = as<vfio_iommu_type1_dma_map>(argument);
             return map(m->iova, {m->size, m->vaddr, m->flags}, -EEXIST);
@@ -175,9 +177,13 @@ class fake_vfio {
             return error;
         }
         case kBind:
-        case kAttach: return 0;
-        case kIoasAlloc: as<word>(argument)[2] = ++ioas; return 0;
-        case kIoasRanges: return ranges(as<word>(argument));
+        case kAttach:
+            return 0;
+        case kIoasAlloc:
+            as<word>(argument)[2] = ++ioas;
+            return 0;
+        case kIoasRanges:
+            return ranges(as<word>(argument));
         case kIoasMap: {
             auto *w = as<word>(argument);
             auto *q = reinterpret_cast<uint64_t *>(w + 4);
@@ -193,11 +199,17 @@ class fake_vfio {
             i->flags = VFIO_DEVICE_FLAGS_PCI | (can_reset ? VFIO_DEVICE_FLAGS_RESET : 0);
             return 0;
         }
-        case VFIO_DEVICE_GET_REGION_INFO: return region(as<vfio_region_info>(argument));
-        case VFIO_DEVICE_RESET: resets++; return 0;
-        case VFIO_DEVICE_GET_IRQ_INFO: return interrupt_info(as<vfio_irq_info>(argument));
-        case VFIO_DEVICE_SET_IRQS: return set_interrupts(as<vfio_irq_set>(argument));
-        default: return -ENOTTY;
+        case VFIO_DEVICE_GET_REGION_INFO:
+            return region(as<vfio_region_info>(argument));
+        case VFIO_DEVICE_RESET:
+            resets++;
+            return 0;
+        case VFIO_DEVICE_GET_IRQ_INFO:
+            return interrupt_info(as<vfio_irq_info>(argument));
+        case VFIO_DEVICE_SET_IRQS:
+            return set_interrupts(as<vfio_irq_set>(argument));
+        default:
+            return -ENOTTY;
         }
     }
 
@@ -246,7 +258,8 @@ class fake_vfio {
         auto after = mapped.lower_bound(iova);
         if (after != mapped.end() && after->first < iova + m.bytes)
             return overlap;
-        if (after != mapped.begin() && std::prev(after)->first + std::prev(after)->second.bytes > iova)
+        if (after != mapped.begin() &&
+            std::prev(after)->first + std::prev(after)->second.bytes > iova)
             return overlap;
         mapped[iova] = m;
         return 0;
@@ -262,10 +275,8 @@ class fake_vfio {
         return 0;
     }
     long region(vfio_region_info *r) {
-        struct sparse_areas {
-            vfio_region_info_cap_sparse_mmap head;
-            vfio_region_sparse_mmap_area area[2];
-        };
+        constexpr uint32_t kSparse =
+            sizeof(vfio_region_info_cap_sparse_mmap) + 2 * sizeof(vfio_region_sparse_mmap_area);
         uint32_t room = r->argsz;
         r->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
         r->argsz = sizeof *r;
@@ -277,15 +288,15 @@ class fake_vfio {
             if (!sparse)
                 return 0;
             r->flags |= VFIO_REGION_INFO_FLAG_CAPS;
-            r->argsz = sizeof *r + sizeof(sparse_areas);
+            r->argsz = sizeof *r + kSparse;
             r->cap_offset = room < r->argsz ? 0 : sizeof *r;
             if (room < r->argsz)
                 return 0;
-            auto *areas = reinterpret_cast<sparse_areas *>(r + 1);
-            areas->head.header = {VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0};
-            areas->head.nr_areas = 2;
-            areas->area[0] = {0, 4096};
-            areas->area[1] = {8192, kBarBytes - 8192};
+            auto *sparse_list = reinterpret_cast<vfio_region_info_cap_sparse_mmap *>(r + 1);
+            sparse_list->header = {VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0};
+            sparse_list->nr_areas = 2;
+            sparse_list->areas[0] = {0, 4096};
+            sparse_list->areas[1] = {8192, kBarBytes - 8192};
             return 0;
         }
         case VFIO_PCI_BAR2_REGION_INDEX:
@@ -296,8 +307,11 @@ class fake_vfio {
             r->offset = kConfigAt;
             r->size = kConfigBytes;
             return 0;
-        case VFIO_PCI_ROM_REGION_INDEX: return -EINVAL;
-        default: r->size = 0; return 0;
+        case VFIO_PCI_ROM_REGION_INDEX:
+            return -EINVAL;
+        default:
+            r->size = 0;
+            return 0;
         }
     }
     long interrupt_info(vfio_irq_info *i) {

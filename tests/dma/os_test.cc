@@ -86,8 +86,8 @@ TEST_F(os_test, links_and_folders) {
     EXPECT_EQ(seen, (std::set<std::string>{"link", "text"}));
     EXPECT_EQ(os::each_entry("/absent", see, &seen), -ENOENT);
     int calls = 0;
-    os::each_entry("/", [](void *data, const char *) { return ++*static_cast<int *>(data) < 1; },
-                   &calls);
+    os::each_entry(
+        "/", [](void *data, const char *) { return ++*static_cast<int *>(data) < 1; }, &calls);
     EXPECT_EQ(calls, 1);
 }
 

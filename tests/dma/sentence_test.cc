@@ -160,8 +160,8 @@ TEST(sentence, mapping) {
     expect_words(text(step::map, ENOSPC, f), {"65,535", "dma_entry_limit"});
     f.used = 7168 << 10;
     expect_words(text(step::map, ENOMEM, f),
-                 {"RLIMIT_MEMLOCK is 8192 KiB", "7168 KiB", "2048 KiB more",
-                  "at least 9216 KiB", "ulimit -l", "CAP_IPC_LOCK"});
+                 {"RLIMIT_MEMLOCK is 8192 KiB", "7168 KiB", "2048 KiB more", "at least 9216 KiB",
+                  "ulimit -l", "CAP_IPC_LOCK"});
     f.limit = UINT64_MAX;
     expect_words(text(step::map, ENOMEM, f), {"no memory to map 2048 KiB"});
     expect_words(text(step::map, EEXIST, f), {"mapped already", "0xfee00000"});
@@ -240,8 +240,7 @@ TEST(sentence, what_does_not_fit_is_cut) {
         size_t length = explain(step::driver, ENODEV, f, buffer, room);
         EXPECT_EQ(length, room == 0 ? 0 : room - 1);
         EXPECT_EQ(buffer[room], 'x');
-        if (room != 0)
-            EXPECT_EQ(strlen(buffer), room - 1);
+        EXPECT_EQ(strnlen(buffer, room), length);
     }
 }
 

@@ -1,4 +1,5 @@
-"""Only hugepage/sys.cc asks the kernel for memory or makes a raw system call."""
+"""Only hugepage/sys.cc asks the kernel for memory or makes a raw system call; dma/ is a library of
+its own and maps device memory in dma/os.cc."""
 
 import re
 import unittest
@@ -27,7 +28,7 @@ class Syscalls(unittest.TestCase):
     def test_the_tree(self):
         wrong = []
         for path in tree.sources("include", "hugepage", "lib", "dma", "preload", "tools"):
-            if str(path) not in ("hugepage/sys.h", "hugepage/sys.cc"):
+            if str(path) not in ("hugepage/sys.h", "hugepage/sys.cc", "dma/os.cc"):
                 wrong += faults(str(path), tree.text(path))
         self.assertFalse(wrong, "\n" + "\n".join(wrong))
 
