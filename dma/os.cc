@@ -1,9 +1,10 @@
 #include "dma/os.h"
 
+#include <pagoda/slab.h>
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,9 +20,11 @@ namespace {
 const char *g_root = "";
 long (*g_ioctl)(int fd, unsigned long request, uintptr_t argument);
 
+constexpr size_t kPath = 400; // of the kernel's trees; frames stay small
+
 // A path below the root that tests choose.
 struct place {
-    char path[PATH_MAX];
+    char path[kPath];
     explicit place(const char *asked) { snprintf(path, sizeof path, "%s%s", g_root, asked); }
 };
 
@@ -114,7 +117,7 @@ uint64_t read_number(const char *path, uint64_t otherwise) {
 
 int link_name(const char *path, char *name, size_t capacity) {
     place at(path);
-    char target[PATH_MAX];
+    char target[kPath];
     ssize_t n = readlink(at.path, target, sizeof target - 1);
     if (n < 0)
         return -errno;
@@ -144,16 +147,20 @@ uint64_t memlock_limit() {
 }
 
 uint64_t status_figure(const char *key) {
-    char text[4096];
-    if (read_text("/proc/self/status", text, sizeof text) <= 0)
-        return 0;
+    constexpr size_t kText = 4096;
+    char *text = static_cast<char *>(kmalloc(kText, GFP_KERNEL));
+    uint64_t figure = 0;
+    bool is_read = text != nullptr && read_text("/proc/self/status", text, kText) > 0;
     size_t length = strlen(key);
-    for (const char *line = text; line != nullptr; line = strchr(line, '\n')) {
+    for (const char *line = text; is_read && line != nullptr; line = strchr(line, '\n')) {
         line += *line == '\n';
-        if (strncmp(line, key, length) == 0 && line[length] == ':')
-            return strtoull(line + length + 1, nullptr, 10) * 1024;
+        if (strncmp(line, key, length) == 0 && line[length] == ':') {
+            figure = strtoull(line + length + 1, nullptr, 10) * 1024;
+            break;
+        }
     }
-    return 0;
+    kfree(text);
+    return figure;
 }
 
 } // namespace pagoda::dma::os

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +15,7 @@ constexpr char kDevices[] = "/sys/bus/pci/devices";
 constexpr char kDriver[] = "vfio-pci";
 
 struct path {
-    char text[PATH_MAX];
+    char text[300];
     path(const char *device, const char *name) {
         snprintf(text, sizeof text, "%s/%s/%s", kDevices, device, name);
     }
@@ -132,7 +131,7 @@ uint64_t attribute(const char *device, const char *name, uint64_t otherwise) {
 }
 
 void resources(const char *device, resource_line out[kResources]) {
-    char text[2048];
+    char text[512]; // 57 a line
     memset(out, 0, kResources * sizeof *out);
     if (os::read_text(path(device, "resource").text, text, sizeof text) <= 0)
         return;
