@@ -10,8 +10,6 @@
 
 #include <errno.h>
 
-#pragma weak pagoda_dma_register
-
 namespace pagoda::dma {
 
 pthread_mutex_t g_granules_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -68,7 +66,7 @@ void forget_all() {
 int register_once() {
     if (g_registered)
         return 0;
-    int error = pagoda_dma_register != nullptr ? pagoda_dma_register(&kProvider) : 0;
+    int error = pagoda_dma_register(&kProvider);
     if (error == 0)
         error = -pthread_atfork(nullptr, nullptr, forget_all);
     g_registered = error == 0;
