@@ -79,4 +79,32 @@ void shared_blocks_give(uint32_t first, uint32_t count) {
     zone_normal().free_set_aside(first * kPageblockPages, count * kPageblockPages, false);
 }
 
+// The zone's part.
+
+bool zone::begin_other_mapping(uint32_t first_block, uint32_t count) {
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        if (!let_go_block(n))
+            return false;
+    lock_guard g(lock_);
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        if ((buddy_.block(n).flags & kBlockHugetlb) != 0 &&
+            options().hugetlb_shift != kPageblockShift)
+            return false;
+    for (uint32_t n = first_block; n < first_block + count; n++) {
+        uint8_t &flags = buddy_.block(n).flags;
+        if ((flags & kBlockHugetlb) != 0)
+            hugetlb_pages_ -= kPageblockPages;
+        flags &= static_cast<uint8_t>(~(kBlockHugetlb | kBlockOrdinary));
+    }
+    if (uint64_t{first_block + count} * kPageblockPages == end_) // it is not ours to extend
+        tail_extensible_ = false;
+    return true;
+}
+
+void zone::end_other_mapping(uint32_t first_block, uint32_t count) {
+    lock_guard g(lock_);
+    for (uint32_t n = first_block; n < first_block + count; n++)
+        buddy_.block(n).flags |= kBlockOrdinary;
+}
+
 } // namespace pagoda

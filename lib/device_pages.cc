@@ -37,9 +37,10 @@ struct chunk {
 };
 
 mutex growth{lock_rank::growth};
-std::atomic<const thread_state *> grower{nullptr}; // who has that lock
-std::atomic<bool> refused{false};                  // and said so
-std::atomic<bool> low_too{false};                  // there were no others the last time
+std::atomic<const thread_state *> grower{nullptr};  // who has that lock
+std::atomic<const thread_state *> trimmer{nullptr}; // who gives chunks back
+std::atomic<bool> refused{false};                   // and said so
+std::atomic<bool> low_too{false};                   // there were no others the last time
 
 mutex lock{lock_rank::device};
 std::atomic<uint32_t> deferred{0}; // freed without the lock: page index + 1, linked
@@ -361,12 +362,17 @@ bool device_pages_grow(uint32_t count, unsigned align_order, uint64_t mask, gfp_
 
 void device_pages_trim(uint64_t keep_bytes) {
     constexpr gfp_t kNeeded = __GFP_DIRECT_RECLAIM | __GFP_IO;
-    if ((gfp_now(GFP_KERNEL) & kNeeded) != kNeeded)
+    const thread_state *nobody = nullptr;
+    // A handler may have interrupted the library above.
+    if ((gfp_now(GFP_KERNEL) & kNeeded) != kNeeded ||
+        grower.load(std::memory_order_relaxed) == &t_thread ||
+        !trimmer.compare_exchange_strong(nobody, &t_thread))
         return;
     while (chunk *c = detach(keep_bytes)) {
         dma_provider()->withdraw(page_address(c->first), c->bytes());
         unmake(c);
     }
+    trimmer.store(nullptr);
 }
 
 device_pages_stats device_pages_get_stats(uint64_t from, uint64_t to) {
@@ -397,6 +403,7 @@ void device_pages_after_fork_in_child() {
     unused_pages = 0;
     deferred.store(0, std::memory_order_relaxed);
     grower.store(nullptr, std::memory_order_relaxed);
+    trimmer.store(nullptr, std::memory_order_relaxed);
     g_device_surplus.store(false, std::memory_order_relaxed);
 }
 

@@ -405,6 +405,7 @@ heap_stats heap_get_stats() {
     s.live_bytes += ((runs.big_pages + pages.pages) << kPageShift) + vm.bytes;
     s.served += runs.served + vm.served + pages.served;
     s.committed = ((zone.present - zone.set_aside) << kPageShift) + vm.bytes + vm.slack + vm.cached;
+    s.committed += device_pages_get_stats(0, ~uint64_t{0}).present << kPageShift; // set aside, too
     s.free_pages = zone.free << kPageShift;
     s.reserve_bytes = zone.reserved << kPageShift;
     s.dirty_bytes = (zone.dirty << kPageShift) + vm.slack + vm.cached;

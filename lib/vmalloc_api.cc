@@ -26,7 +26,9 @@ bool allowed(gfp_t gfp) {
         return false;
     }
     if ((gfp & (__GFP_DMA | __GFP_DMA32)) != 0) {
-        warn_once(zone_said, gfp, "vmalloc for a DMA zone, which no device has provided: NULL");
+        warn_once(zone_said, gfp,
+                  "vmalloc with GFP_DMA or GFP_DMA32: areas are of no device's memory, "
+                  "alloc_pages_exact is: NULL");
         return false;
     }
     slow_path scope;

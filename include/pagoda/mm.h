@@ -108,9 +108,10 @@ static inline bool virt_addr_valid(const void *address) { return pagoda_virt_add
  * a block of 2^order pages, aligned to its size, with one reference. Not cleared without
  * __GFP_ZERO; charged to the thread's group with __GFP_ACCOUNT. Only the first page has a reference
  * count, unless split_page() gives each its own; with __GFP_COMP and an order above 0 the block is
- * one compound page. NULL when memory is short, with DMA and DMA32 as long as no device has
- * provided such memory, and above MAX_PAGE_ORDER, also with __GFP_NOFAIL (one warning unless
- * __GFP_NOWARN). */
+ * one compound page. With GFP_DMA devices reach it at addresses below 2^24, with GFP_DMA32 below
+ * 2^32; a child of fork does not have it. NULL when memory is short; with these two, where no
+ * device is attached or such addresses are used up, and above MAX_PAGE_ORDER, also with
+ * __GFP_NOFAIL (one warning that says why unless __GFP_NOWARN). */
 struct page *pagoda_alloc_pages(gfp_t gfp, unsigned int order) __attribute__((warn_unused_result));
 /* The same. `node` is a preference, or with __GFP_THISNODE a condition, which only 0 and
  * NUMA_NO_NODE meet: all memory counts as node 0's. */
@@ -377,7 +378,7 @@ void pagoda_si_meminfo(struct pagoda_sysinfo *info);
 static inline void si_meminfo(struct pagoda_sysinfo *info) { pagoda_si_meminfo(info); }
 
 /* One zone, in pages: 0 DMA, 1 DMA32, 2 Normal, 3 HighMem, 4 Movable. DMA and DMA32 are empty until
- * a device provides memory for them; Movable is empty, and so is HighMem by default; what asks for
+ * pages are wanted that devices reach; Movable is empty, and so is HighMem by default; what asks for
  * them is served from Normal, as on a kernel without such zones. False: there is no such zone. */
 struct pagoda_zone_info {
     const char *name;

@@ -42,8 +42,10 @@ extern "C" {
 /* kmalloc: objects of any size. */
 
 /* `size` bytes. Aligned to the largest power of two that divides size, to size itself where that is
- * a power of two, and to 8 always. NULL when memory is short or size is above KMALLOC_MAX_SIZE (one
- * warning unless __GFP_NOWARN). */
+ * a power of two, and to 8 always. With GFP_DMA devices reach it at addresses below 2^24, naturally
+ * aligned there too; a child of fork does not have it. NULL when memory is short; when size is
+ * above KMALLOC_MAX_SIZE, and with GFP_DMA where no device is attached or such addresses are used
+ * up (one warning unless __GFP_NOWARN). */
 void *pagoda_kmalloc(size_t size, gfp_t flags) PAGODA_ALLOCATES(1);
 /* pagoda_kmalloc of more than 8 bytes without any of PAGODA_GFP_SPECIAL: the caller knows. */
 void *pagoda_kmalloc_plain(size_t size, gfp_t flags) PAGODA_ALLOCATES(1);
@@ -201,8 +203,8 @@ typedef unsigned int slab_flags_t;
  * where they have to keep what they hold. */
 #define SLAB_POISON 0x4u
 #define SLAB_HWCACHE_ALIGN 0x10u /* align to cache lines (objects above half a line) */
-#define SLAB_CACHE_DMA 0x20u     /* pages from the DMA zone */
-#define SLAB_CACHE_DMA32 0x40u   /* pages from the DMA32 zone */
+#define SLAB_CACHE_DMA 0x20u     /* pages as with GFP_DMA */
+#define SLAB_CACHE_DMA32 0x40u   /* pages as with GFP_DMA32 */
 #define SLAB_STORE_USER 0x80u    /* remember who allocated and who freed each object */
 #define SLAB_PANIC 0x100u        /* abort() when the cache cannot be created */
 /* The memory of freed objects stays objects of this cache until a grace period has passed: readers

@@ -82,8 +82,9 @@ static inline PAGODA_VMALLOCATES(1) void *vzalloc_node(unsigned long size, int n
 static inline PAGODA_VMALLOCATES(1) void *vmalloc_user(unsigned long size) {
     return pagoda_vmalloc(size, GFP_USER | __GFP_ZERO, NUMA_NO_NODE);
 }
-/* Memory that a 32-bit device can address: NULL, with one warning, as long as no device has
- * provided any, as alloc_pages(GFP_DMA32) is. */
+/* NULL, with one warning: areas are not made of memory that a 32-bit device can address.
+ * alloc_pages_exact(size, GFP_KERNEL | GFP_DMA32) is, and vmalloc() where the device is behind an
+ * IOMMU. */
 static inline PAGODA_VMALLOCATES(1) void *vmalloc_32(unsigned long size) {
     return pagoda_vmalloc(size, GFP_KERNEL | GFP_DMA32, NUMA_NO_NODE);
 }
