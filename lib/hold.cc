@@ -17,8 +17,11 @@
 namespace pagoda {
 namespace {
 
-// page::holds of a page of a slab: somebody looks whether its class may come back.
+// page::holds of a page of a slab: somebody looks whether its class may come back; and how many
+// objects were freed since it was asked last.
 constexpr uint16_t kLooking = 1;
+constexpr uint16_t kOneFree = 2;
+constexpr uint16_t kPatience = 8 * kOneFree;
 
 std::atomic<bool> any_hold{false}; // a fork child has something to clear
 
@@ -103,28 +106,89 @@ std::atomic<uint16_t> *make_counters(slab *s) {
     return seen;
 }
 
-// The object's counter is up; no free of it may take the hot path from now on.
-void close_hot_path(uint32_t page, uint8_t cls, bool in_slab) {
+template <class T> void set(T &field, T value) {
+    __atomic_store_n(&field, value, __ATOMIC_RELAXED); // others may set the same
+}
+
+// The record of a page that says kClassHeld tells all that is needed to find the counter of an
+// object on it; a slab's has no other use for these fields. No size: the long way.
+void describe(page &pg, slab *s) {
+    const kmem_cache &c = *s->cache;
+    bool plain = c.traits == nullptr || c.traits->lead == 0;
+    set(pg.slab, s);
+    pg.refs.store(s->first, std::memory_order_relaxed);
+    set(pg.link, c.info.reciprocal);
+    set(pg.head, plain ? c.info.size : 0);
+}
+
+// The object's counter is up; no free of it may take the hot path from now on. No slab: a run.
+void close_hot_path(uint32_t page, uint8_t cls, slab *s) {
+    pagoda::page &pg = page_at(page);
     // Whoever looks whether the class may come back has seen this object's counter, or we see that
     // he looks, and must wait for what he does.
-    for (int spins = 0; in_slab && page_at(page).holds.load() == kLooking; spins++)
+    for (int spins = 0; s != nullptr && (pg.holds.load() & kLooking) != 0; spins++)
         if (spins > 100)
             sys::nap(1);
     if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld)
         return;
-    std::atomic_ref<uint8_t>(page_at(page).held_class).store(cls, std::memory_order_relaxed);
+    if (s != nullptr)
+        describe(pg, s);
+    else
+        set(pg.head, 0u);
+    set(pg.held_class, cls);
     class_mark(page).store(kClassHeld, std::memory_order_release);
 }
 
-// A page of a slab gets its class back if nobody holds an object that begins there. The caller's
-// object is in use: the slab stays.
-void open_hot_path(uint32_t page, const place &o) {
-    uint16_t idle = 0;
-    if (!page_at(page).holds.compare_exchange_strong(idle, kLooking))
+// The short way to the counter of an object of a slab, by the record of the page that p lies in.
+struct short_way {
+    slab *s;
+    size_t object;
+    size_t into; // from the object's start to p
+    size_t size;
+    uint32_t start_page;
+    std::atomic<uint16_t> *holds;
+
+    [[gnu::always_inline]] bool find(const void *p) {
+        size_t at = page_index(p);
+        if (at >= g_pagemap.frontier ||
+            class_mark(static_cast<uint32_t>(at)).load(std::memory_order_acquire) != kClassHeld)
+            return false;
+        const page &pg = page_at(static_cast<uint32_t>(at));
+        size = pg.head;
+        if (size == 0)
+            return false;
+        s = pg.slab;
+        uint32_t first = pg.refs.load(std::memory_order_relaxed);
+        size_t offset =
+            reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(page_address(first));
+        object = offset * pg.link >> 32;
+        into = offset - object * size;
+        start_page = first + static_cast<uint32_t>((offset - into) >> kPageShift);
+        holds = s->holds.load(std::memory_order_relaxed) + object;
+        return true;
+    }
+    [[gnu::always_inline]] bool reaches(size_t bytes) const {
+        size_t usable = PAGODA_LIKELY(s->cls <= kLastClass) ? size : s->cache->traits->object_size;
+        return object < s->objects && into <= usable && bytes <= usable - into &&
+               !slab_is_free({s, static_cast<uint32_t>(object), true});
+    }
+};
+
+// After a free of an object that nobody holds: the page, if nobody holds any that begins there,
+// gets its class back; not at once, for who holds now and then would close it again each time. The
+// caller's object is in use: the slab stays.
+void open_hot_path(uint32_t page, const slab *s) {
+    std::atomic<uint16_t> &state = page_at(page).holds;
+    uint16_t seen = state.load(std::memory_order_relaxed);
+    if (seen < kPatience) {
+        state.compare_exchange_strong(seen, static_cast<uint16_t>(seen + kOneFree));
         return;
-    const slab *s = o.at.slab;
-    size_t size = o.cache->info.size;
-    size_t lead = o.cache->traits != nullptr ? o.cache->traits->lead : 0;
+    }
+    if ((seen & kLooking) != 0 || !state.compare_exchange_strong(seen, kLooking))
+        return;
+    const kmem_cache &c = *s->cache;
+    size_t size = c.info.size;
+    size_t lead = c.traits != nullptr ? c.traits->lead : 0;
     size_t from = size_t{page - s->first} << kPageShift;
     size_t first = from > lead ? (from - lead + size - 1) / size : 0;
     size_t last = min_of<size_t>((from + kPageSize - lead + size - 1) / size, s->objects);
@@ -134,7 +198,7 @@ void open_hot_path(uint32_t page, const place &o) {
         held = holds[i].load() != 0;
     if (!held)
         class_mark(page).store(page_at(page).held_class, std::memory_order_release);
-    page_at(page).holds.store(0, std::memory_order_release);
+    state.store(0, std::memory_order_release);
 }
 
 int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
@@ -153,7 +217,7 @@ int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
     }
     int r = hold_raise(*o.holds);
     if (PAGODA_LIKELY(r == 0))
-        close_hot_path(static_cast<uint32_t>(page_index(o.start)), cls, true);
+        close_hot_path(static_cast<uint32_t>(page_index(o.start)), cls, o.at.slab);
     return r;
 }
 
@@ -168,7 +232,7 @@ int hold_whole_pages(const void *p, size_t bytes, uint8_t cls) {
     int r = hold_raise(*o.holds);
     if (r == 0 && cls != kClassPages) // frees of pages ask by themselves
         close_hot_path(static_cast<uint32_t>(page_index(o.start)), class_of_pointer(o.start),
-                       false);
+                       nullptr);
     return r;
 }
 
@@ -218,6 +282,12 @@ held_free hold_note_free(std::atomic<uint16_t> &holds) {
 }
 
 bool hold_puts_off(const void *p) {
+    short_way w;
+    if (w.find(p) && w.into == 0 && w.object < w.s->objects &&
+        w.holds->load(std::memory_order_acquire) == 0) {
+        open_hot_path(w.start_page, w.s);
+        return false;
+    }
     place o;
     if (!find(p, &o) || o.start != p || o.holds == nullptr)
         return false; // what is wrong with it is said further on
@@ -236,7 +306,7 @@ bool hold_puts_off(const void *p) {
     }
     auto page = static_cast<uint32_t>(page_index(p));
     if (o.at.slab != nullptr)
-        open_hot_path(page, o);
+        open_hot_path(page, o.at.slab);
     else // a run is alone there
         class_mark(page).store(page_at(page).held_class, std::memory_order_release);
     return false;
@@ -262,8 +332,12 @@ void hold_forget_slab(slab *s) {
     if (PAGODA_LIKELY(holds == nullptr))
         return;
     for (uint32_t page = s->first; page < s->first + s->cache->info.pages; page++)
-        if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld)
+        if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld) {
             class_mark(page).store(s->cls, std::memory_order_relaxed);
+            page_at(page).holds.store(0, std::memory_order_relaxed);
+        }
+    for (uint32_t i = 1; s->cache->info.aligned && i < s->cache->info.pages; i++)
+        page_at(s->first + i).slab = nullptr;
     s->holds.store(nullptr, std::memory_order_relaxed);
     cache_free(class_for_size(s->objects * sizeof(uint16_t)), holds, GFP_KERNEL);
 }
@@ -273,7 +347,7 @@ void holds_after_fork_in_child() {
         return;
     for (uint32_t at = 0; at < g_pagemap.frontier; at++) {
         uint8_t cls = g_pagemap.page_class[at];
-        if (cls != kClassHeld && cls != kClassPages)
+        if (cls == kClassNone)
             continue;
         page &pg = page_at(at);
         if (cls == kClassHeld) {
@@ -295,8 +369,8 @@ void holds_after_fork_in_child() {
 
 using namespace pagoda;
 
-PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
-    if (PAGODA_UNLIKELY(t_thread.depth != 0))
+static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
+    if (t_thread.depth != 0)
         return -EAGAIN;
     uint8_t cls = class_of_pointer(p);
     if (PAGODA_UNLIKELY(cls == kClassNone))
@@ -306,7 +380,24 @@ PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     return hold_whole_pages(p, bytes, cls);
 }
 
-PAGODA_EXPORT void pagoda_object_release(const void *p) {
+PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
+    short_way o;
+    if (PAGODA_LIKELY(t_thread.depth == 0 && o.find(p) && o.reaches(bytes))) {
+        uint16_t seen = o.holds->load(std::memory_order_relaxed);
+        if (PAGODA_LIKELY(seen < kMaxHolds && o.holds->compare_exchange_strong(
+                                                  seen, static_cast<uint16_t>(seen + 1)))) {
+            const pagoda::page &start = page_at(o.start_page);
+            if (PAGODA_UNLIKELY((start.holds.load() & kLooking) != 0 ||
+                                class_mark(o.start_page).load() != kClassHeld))
+                close_hot_path(o.start_page,
+                               page_at(static_cast<uint32_t>(page_index(p))).held_class, o.s);
+            return 0;
+        }
+    }
+    return hold_slow(p, bytes);
+}
+
+static PAGODA_NOINLINE void release_slow(const void *p) {
     if (class_of_pointer(p) == kClassNone) {
         area_release_object(p);
         return;
@@ -318,6 +409,17 @@ PAGODA_EXPORT void pagoda_object_release(const void *p) {
         pages_finish_free(static_cast<uint32_t>(page_index(o.start)));
     else
         heap_free(o.start, GFP_KERNEL);
+}
+
+PAGODA_EXPORT void pagoda_object_release(const void *p) {
+    short_way o;
+    if (PAGODA_LIKELY(o.find(p))) {
+        uint16_t seen = o.holds->load(std::memory_order_relaxed);
+        if (PAGODA_LIKELY(seen != 0 && seen <= kMaxHolds &&
+                          o.holds->compare_exchange_strong(seen, static_cast<uint16_t>(seen - 1))))
+            return;
+    }
+    release_slow(p);
 }
 
 PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {

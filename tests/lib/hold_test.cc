@@ -269,6 +269,8 @@ TEST_F(holds, give_the_page_its_class_back_when_nothing_on_it_is_held) {
     EXPECT_EQ(marked_class(q), kClassHeld) << "the other one is";
     pagoda_object_release(q);
     heap_free(q, GFP_KERNEL);
+    for (int i = 0; i < 20; i++) // not at the first free
+        heap_free(heap_alloc(512, GFP_KERNEL), GFP_KERNEL);
     EXPECT_EQ(marked_class(q), class_for_size(512));
     void *run = heap_alloc(40960, GFP_KERNEL);
     ASSERT_EQ(pagoda_object_hold(run, 1), 0);
