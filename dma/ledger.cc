@@ -5,7 +5,9 @@
 
 #include <pagoda/slab.h>
 
+#include <atomic>
 #include <errno.h>
+#include <pthread.h>
 
 namespace pagoda::dma {
 
@@ -27,6 +29,16 @@ bucket &bucket_of(uint64_t address) {
     return buckets[(address >> kPageShift) * 0x9e3779b97f4a7c15 >> (64 - kBucketBits)];
 }
 
+// Whoever had a lock in the parent is not here, and neither are the devices.
+void forget_in_child() {
+    for (bucket &b : buckets) {
+        pthread_mutex_init(&b.lock, nullptr);
+        b.first = nullptr;
+    }
+}
+
+std::atomic<bool> child_forgets{false};
+
 bool same(const ledger_entry &a, const ledger_entry &b) {
     return a.in == b.in && a.address == b.address && a.memory == b.memory && a.bytes == b.bytes &&
            a.kind == b.kind;
@@ -35,6 +47,12 @@ bool same(const ledger_entry &a, const ledger_entry &b) {
 } // namespace
 
 int ledger_add(const ledger_entry &entry, bool may_block) {
+    if (!child_forgets.load(std::memory_order_relaxed) &&
+        !child_forgets.exchange(true, std::memory_order_relaxed) &&
+        pthread_atfork(nullptr, nullptr, forget_in_child) != 0) {
+        child_forgets.store(false, std::memory_order_relaxed);
+        return -ENOMEM;
+    }
     auto *n = static_cast<node *>(
         kmalloc(sizeof(node), may_block ? GFP_KERNEL : GFP_ATOMIC | __GFP_NOWARN));
     if (n == nullptr)

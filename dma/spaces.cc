@@ -60,6 +60,7 @@ void forget_all() {
     pthread_mutex_init(&g_provide_lock, nullptr);
     for (space *s = g_spaces; s != nullptr; s = s->next)
         s->forget();
+    g_provided = nullptr; // the zones' memory is not here
     g_reason = "devices do not survive a fork in the child";
 }
 

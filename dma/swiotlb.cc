@@ -59,7 +59,13 @@ row runs_of(const std::atomic<uint64_t> (&set)[2], unsigned n) {
 // A signal handler that interrupted the making of a pool must not wait for it.
 thread_local bool growing_here = false;
 
+void forget_in_child() { bounce_buffers.forget(); }
+
 void *device_pool(uint64_t mask) {
+    static bool once = false; // pools are made one at a time
+    if (!once && pthread_atfork(nullptr, nullptr, forget_in_child) != 0)
+        return nullptr;
+    once = true;
     return pagoda_device_pages_alloc(kPageblockPages, kPageblockOrder, mask,
                                      GFP_KERNEL | __GFP_NOWARN);
 }
@@ -264,6 +270,18 @@ void swiotlb::retire_if_spare(pool &empty) {
         source_.free(memory);
     pthread_mutex_unlock(&growing_);
     growing_here = false;
+}
+
+void swiotlb::forget() {
+    pthread_mutex_init(&growing_, nullptr); // another thread may have had it
+    growing_here = false;
+    for (pool &p : pools_) {
+        p.start.store(0, std::memory_order_relaxed);
+        p.mappings.store(0, std::memory_order_relaxed);
+        for (auto &set : p.used)
+            for (auto &word : set)
+                word.store(~uint64_t{0}, std::memory_order_relaxed);
+    }
 }
 
 uint64_t swiotlb::slots_in_use() const {

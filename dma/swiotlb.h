@@ -64,6 +64,9 @@ class swiotlb {
     // Whether p lies in a pool.
     bool owns(const void *p) const { return pool_of(p) != nullptr; }
 
+    // In a fork child: the pools are the parent's.
+    void forget();
+
     uint64_t slots_in_use() const;
     unsigned pools() const;
     uint64_t mapped_ever() const { return ever_.load(std::memory_order_relaxed); }

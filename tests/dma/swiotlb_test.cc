@@ -209,6 +209,20 @@ TEST_F(Swiotlb, HasAMaximum) {
     EXPECT_EQ(given, int{kBouncePools});
 }
 
+TEST_F(Swiotlb, AForkChildHasPoolsOfItsOwn) {
+    char original[100] = {};
+    void *parents = map(original, sizeof original, wide_);
+    test::child_end end = test::in_child([&] {
+        buffers_.forget();
+        EXPECT_FALSE(buffers_.owns(parents));
+        EXPECT_EQ(buffers_.pools(), 0u);
+        void *own = buffers_.map(original, sizeof original, wide_, false);
+        EXPECT_NE(own, nullptr);
+        EXPECT_EQ(buffers_.slots_in_use(), 1u);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+}
+
 // A model: what is mapped, at which copies, with which contents.
 struct model_mapping {
     char *original, *copy;
