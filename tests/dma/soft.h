@@ -1,16 +1,22 @@
 // A software device for a test, closed at its end, and what the tests of mappings ask it to do.
 #pragma once
 
+#include "lib/heap.h"
 #include "tests/unit.h"
 
 #include <pagoda/dma-mapping.h>
 #include <pagoda/software_device.h>
 
+#include <pthread.h>
 #include <string.h>
 #include <string>
 #include <vector>
 
 namespace pagoda::test {
+
+// As the library does where it is loaded as a whole: the allocator hears of forks before dma/ does.
+inline const int g_forks = pthread_atfork(
+    [] { heap_before_fork(); }, [] { heap_after_fork(false); }, [] { heap_after_fork(true); });
 
 class soft_device {
   public:
