@@ -5,30 +5,22 @@
 //
 // Prints the median of the ratios of each pair, with their quartiles. A ratio below 1 is in favour
 // of what is named first.
+#include "bench/pair.h"
+
 #include <pagoda/slab.h>
 
-#include <algorithm>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <vector>
 
 namespace {
+
+using bench::compare;
+using bench::use;
 
 constexpr int kRounds = 400'000;
 constexpr int kBatch = 32;
 
 struct kmem_cache *cache;
-
-double cpu_seconds() {
-    timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
-}
-
-// The objects must look used to the compiler.
-inline void use(void *p) { asm volatile("" : : "r"(p) : "memory"); }
 
 void malloc_free() {
     for (int i = 0; i < kRounds; i++) {
@@ -66,28 +58,6 @@ void bulk() {
         use(objects + kmem_cache_alloc_bulk(cache, GFP_KERNEL, kBatch, objects) - kBatch);
         kmem_cache_free_bulk(cache, kBatch, objects);
     }
-}
-
-double timed(void (*fn)()) {
-    double began = cpu_seconds();
-    fn();
-    return cpu_seconds() - began;
-}
-
-void compare(const char *what, void (*ours)(), void (*theirs)(), int pairs) {
-    std::vector<double> ratios;
-    timed(ours);
-    timed(theirs);
-    for (int i = 0; i < pairs; i++) { // each first in every other pair
-        double a = i % 2 == 0 ? timed(ours) : 0;
-        double b = timed(theirs);
-        if (i % 2 != 0)
-            a = timed(ours);
-        ratios.push_back(a / b);
-    }
-    std::sort(ratios.begin(), ratios.end());
-    size_t n = ratios.size();
-    printf("%-36s %.3f (%.3f to %.3f)\n", what, ratios[n / 2], ratios[n / 4], ratios[n * 3 / 4]);
 }
 
 } // namespace
