@@ -68,7 +68,7 @@ void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
             PAGODA_INVARIANT(debug_mark_held(p));
         return p;
     };
-    uint64_t mask = device_mask(c.traits->zone);
+    uint64_t mask = c.traits->device_mask;
     void *object = mask == 0
                        ? with_reclaim(gfp, c.info.size, attempt)
                        : with_device_pages(c.info.pages, c.info.start_order, mask, gfp, attempt);

@@ -3,6 +3,7 @@
 #include "hugepage/meta.h"
 #include "hugepage/sys.h"
 #include "lib/debug_layout.h"
+#include "lib/device_pages.h"
 #include "lib/drain.h"
 #include "lib/group.h"
 #include "lib/hot_path.h"
@@ -42,7 +43,8 @@ bool alike(const kmem_cache &c, const class_info &info, const cache_traits &t) {
     return c.traits != nullptr && c.traits->references != 0 && mergeable(*c.traits) &&
            c.info.size == info.size && c.info.capacity == info.capacity &&
            c.info.size - t.object_size < sizeof(void *) &&
-           ((c.traits->flags ^ t.flags) & kMergeSame) == 0 && c.traits->align % t.align == 0;
+           ((c.traits->flags ^ t.flags) & kMergeSame) == 0 &&
+           c.traits->device_mask == t.device_mask && c.traits->align % t.align == 0;
 }
 
 // Under the list's lock.
@@ -141,8 +143,9 @@ kmem_cache *create(const char *name, uint32_t size, const kmem_cache_args &args,
         return nullptr;
     }
     t->flags = flags;
-    t->zone = ((flags & SLAB_CACHE_DMA) != 0 ? __GFP_DMA : 0) |
-              ((flags & SLAB_CACHE_DMA32) != 0 ? __GFP_DMA32 : 0);
+    t->device_mask = args.device_mask;
+    if ((flags & (SLAB_CACHE_DMA | SLAB_CACHE_DMA32)) != 0)
+        t->device_mask = device_mask((flags & SLAB_CACHE_DMA) != 0 ? __GFP_DMA : __GFP_DMA32);
     t->object_size = size;
     t->align = cache_alignment(flags, args.align, size);
     t->references = 1;

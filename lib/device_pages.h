@@ -40,8 +40,8 @@ inline uint8_t device_state(uint32_t page) {
 }
 
 // All pages of slabs, runs and the page allocator come and go through these two.
-inline uint32_t pages_take(uint32_t count, unsigned align_order, gfp_t gfp, page_state *state) {
-    uint64_t mask = device_mask(gfp);
+inline uint32_t pages_take(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp,
+                           page_state *state) {
     if (PAGODA_LIKELY(mask == 0))
         return zone_normal().alloc(count, align_order, gfp, state);
     *state = {false, true};

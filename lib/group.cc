@@ -32,6 +32,7 @@ kmem_cache *make_twin(kmem_cache &c) {
         args.align = c.traits->align;
         args.ctor = c.traits->ctor;
         args.dtor = c.traits->dtor;
+        args.device_mask = c.traits->device_mask;
         name << c << "-cg";
     } else {
         args.align = size & -size;

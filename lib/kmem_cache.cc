@@ -369,7 +369,7 @@ void cache_drain_own_slot(char *slot) {
 // In a child their memory is gone: see lib/device_pages.h.
 static void forget_device_slabs() {
     for (kmem_cache *c = first_shared_cache(); c != nullptr; c = c->traits->next)
-        if (c->traits->zone != 0)
+        if (c->traits->device_mask != 0)
             cache_forget_slabs(*c);
 }
 

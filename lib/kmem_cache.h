@@ -17,7 +17,7 @@ namespace pagoda {
 // What kmem_cache_create() asked for beyond a size; a size class of malloc's has none.
 struct cache_traits {
     slab_flags_t flags;
-    gfp_t zone; // of its pages
+    uint64_t device_mask; // devices reach its pages at addresses up to this; 0: ordinary memory
     uint32_t object_size;
     uint32_t align;
     uint32_t lead; // bytes of each slot before the object: a red zone

@@ -15,7 +15,7 @@ uint32_t take(uint32_t pages, unsigned align_order, uint8_t cls, gfp_t gfp, bool
     page_state state = {};
     if (cls != kClassBigRun) // the caches are malloc's as well
         gfp &= ~(__GFP_DMA | __GFP_DMA32);
-    uint32_t first = pages_take(pages, align_order, gfp, &state);
+    uint32_t first = pages_take(pages, align_order, device_mask(gfp), gfp, &state);
     if (first == kNoPage)
         return kNoPage;
     page_at(first).npages = pages;

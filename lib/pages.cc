@@ -98,7 +98,7 @@ uint32_t take_uncharged(uint32_t pages, unsigned align_order, gfp_t gfp, bool on
         slow_path scope;
         gfp_t now = once ? gfp : scope.limit(gfp); // the _nolock family has no reserve in handlers
         page_state state = {};
-        uint32_t first = pages_take(pages, align_order, now, &state);
+        uint32_t first = pages_take(pages, align_order, device_mask(now), now, &state);
         return {first, state.zeroed};
     };
     uint64_t mask = device_mask(gfp);

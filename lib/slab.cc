@@ -15,7 +15,8 @@ size_t record_size(const class_info &info) {
 }
 } // namespace
 
-slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate) {
+slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate,
+                  uint64_t device_mask) {
     static_assert(sizeof(slab) + kBitmaps * 8 * (32768 / 8 / 64) <= kMetaMax);
     slab *s = static_cast<slab *>(meta_alloc(record_size(info), gfp));
     if (s == nullptr && gfpflags_allow_blocking(gfp)) {
@@ -25,7 +26,7 @@ slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate
     if (s == nullptr)
         return nullptr;
     page_state state = {};
-    uint32_t first = pages_take(info.pages, info.start_order, gfp, &state);
+    uint32_t first = pages_take(info.pages, info.start_order, device_mask, gfp, &state);
     if (first == kNoPage) {
         meta_free(s, record_size(info));
         return nullptr;

@@ -73,7 +73,8 @@ inline bool slab_is_free(const slab_position &at) {
 
 // A new slab with every object free, linked nowhere; NULL when pages or metadata are short.
 // Takes its pages from the zone: not under the cache's lock. `populate`: fault it in at once.
-slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate);
+slab *slab_create(unsigned cls, const class_info &info, gfp_t gfp, bool populate,
+                  uint64_t device_mask = 0);
 // Gives an empty slab's pages and record back. Not under the cache's lock. Blocking.
 void slab_destroy(slab *s, const class_info &info);
 

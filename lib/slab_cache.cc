@@ -107,8 +107,8 @@ uint64_t destroy_all(slab *s) {
 }
 
 slab *create(kmem_cache &c, gfp_t gfp, bool populate) {
-    gfp_t zone = c.traits != nullptr ? c.traits->zone : 0;
-    slab *s = slab_create(c.cls, c.info, (gfp & ~(__GFP_DMA | __GFP_DMA32)) | zone, populate);
+    uint64_t mask = c.traits != nullptr ? c.traits->device_mask : 0;
+    slab *s = slab_create(c.cls, c.info, gfp, populate, mask);
     if (s == nullptr)
         return nullptr;
     s->cache = &c;

@@ -237,6 +237,10 @@ struct kmem_cache_args {
     unsigned int sheaf_capacity; /* objects that a CPU keeps, at most 127; 0: by size */
     /* Pagoda's own: called once for each object when its slab goes. */
     void (*dtor)(void *object);
+    /* Pagoda's own: not 0: the highest address at which devices are to reach the objects. Such
+     * memory comes from libpagoda_dma's devices, as with SLAB_CACHE_DMA (2^24 - 1) and
+     * SLAB_CACHE_DMA32 (2^32 - 1), which win over it. */
+    unsigned long long device_mask;
 };
 
 /* A cache of objects of `size` bytes, at most KMALLOC_MAX_SIZE. The name is copied; it must not be

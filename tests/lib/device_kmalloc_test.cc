@@ -150,11 +150,13 @@ TEST_IN_CHILD(has_caches_beside_it) {
     attach();
     const slab_flags_t kinds[] = {0, SLAB_HWCACHE_ALIGN, SLAB_ACCOUNT, SLAB_RED_ZONE | SLAB_POISON,
                                   SLAB_TYPESAFE_BY_RCU};
-    for (slab_flags_t zone : {SLAB_CACHE_DMA, SLAB_CACHE_DMA32}) {
-        uint64_t mask = zone == SLAB_CACHE_DMA ? kMask24 : kMask32;
+    for (slab_flags_t zone : {SLAB_CACHE_DMA, SLAB_CACHE_DMA32, 0u}) {
+        kmem_cache_args where = {};
+        where.device_mask = zone == 0 ? (uint64_t{1} << 28) - 1 : 0;
+        uint64_t mask = zone == SLAB_CACHE_DMA ? kMask24 : zone != 0 ? kMask32 : where.device_mask;
         for (slab_flags_t kind : kinds) {
             struct kmem_cache *c =
-                kmem_cache_create("dma", 100, nullptr, zone | kind | SLAB_NO_MERGE);
+                kmem_cache_create("dma", 100, &where, zone | kind | SLAB_NO_MERGE);
             ASSERT_NE(c, nullptr);
             std::vector<void *> held;
             for (int i = 0; i < 3000; i++) {
@@ -170,9 +172,9 @@ TEST_IN_CHILD(has_caches_beside_it) {
             kmem_cache_free_bulk(c, held.size(), held.data());
             kmem_cache_destroy(c);
         }
-        struct kmem_cache *made = kmem_cache_create("made", 100, nullptr, zone);
+        struct kmem_cache *made = kmem_cache_create("made", 100, &where, zone);
         kmem_cache_destroy(made);
-        kmem_cache_args args = {};
+        kmem_cache_args args = where;
         args.ctor = fill;
         made = kmem_cache_create("made", 100, &args, zone);
         auto *p = static_cast<char *>(kmem_cache_alloc(made, GFP_KERNEL));
