@@ -2,6 +2,7 @@
 
 #include "dma/managed.h"
 #include "dma/mapping.h"
+#include "dma/pool.h"
 #include "hugepage/base.h"
 
 #include <pagoda/slab.h>
@@ -50,6 +51,7 @@ pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name
 }
 
 void device_destroy(pagoda_device_state *state) {
+    pools_forget(*state);
     space *s = state->space;
     state->gone.store(true, std::memory_order_release);
     if (s->detach(state)) {
