@@ -24,6 +24,7 @@ struct pool : ::dma_pool {
     pagoda_device_state *device; // NULL: closed
     space *in;
     size_t size;
+    uint64_t mask;       // the coherent one of when it was created
     pool_checks *checks; // NULL: none
     pool *next;
     char name[32];
@@ -78,7 +79,7 @@ void open_window(pool &p, void *block, uint64_t address) {
 void *place(pool &p, void *block, uint64_t *handle) {
     if (block == nullptr)
         return nullptr;
-    if (p.device == nullptr || !p.in->find(block, p.size, p.device->coherent_mask, handle)) {
+    if (p.device == nullptr || !p.in->find(block, p.size, p.mask, handle)) {
         pagoda_kmem_cache_free(p.blocks, block);
         return nullptr;
     }
@@ -222,6 +223,7 @@ PAGODA_EXPORT dma_pool *pagoda_dma_pool_create(const char *name, device *dev, si
         p->device = &s;
         p->in = s.space;
         p->size = bytes;
+        p->mask = args.device_mask;
         p->checks = checks == nullptr ? nullptr : new (checks) pool_checks();
         strncpy(p->name, name, sizeof p->name - 1);
         locked hold(pools_lock);

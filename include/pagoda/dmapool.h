@@ -31,8 +31,8 @@ struct dma_pool {
 
 /* A pool of blocks of `size` bytes, 1 to 2 MiB, aligned to `align`, a power of two or 0, of which
  * none crosses a multiple of `boundary`, 0 or a power of two not below `size`. Blocks have at least
- * 16 bytes, and lie within the device's coherent mask: set that before. The node is a hint that
- * has no effect. Blocks. NULL on failure: errno says why, and pagoda_device_error() in a sentence.
+ * 16 bytes, and lie within the coherent mask that the device has now. The node is a hint that has
+ * no effect. Blocks. NULL on failure: errno says why, and pagoda_device_error() in a sentence.
  */
 struct dma_pool *pagoda_dma_pool_create(const char *name, struct device *dev, size_t size,
                                         size_t align, size_t boundary)
