@@ -87,6 +87,36 @@ TEST_IN_CHILD(at_the_zones_end_do_not_grow_with_it) {
     EXPECT_TRUE(zone_normal().consistent());
 }
 
+// Neither do they when private pageblocks behind them, which were unmapped, come back.
+TEST_IN_CHILD(before_a_hole_do_not_grow_into_it) {
+    ASSERT_TRUE(heap_init());
+    uint32_t held[8];
+    uint32_t behind[8];
+    page_state state;
+    for (int i = 0; i < 8; i++) {
+        held[i] = shared_blocks_take(1);
+        behind[i] = zone_normal().alloc(kPageblockPages, 9, GFP_KERNEL, &state);
+        ASSERT_TRUE(held[i] != kNoPage && behind[i] != kNoPage);
+        memset(address(held[i]), 0x33, kPageblockSize);
+    }
+    for (uint32_t first : behind)
+        zone_normal().free(first, kPageblockPages, false, GFP_KERNEL);
+    uint64_t present = zone_normal().stats().present;
+    zone_normal().squeeze(kPageSize);
+    ASSERT_LE(zone_normal().stats().present, present - 6 * kPageblockPages);
+    for (uint32_t &first : behind) {
+        first = zone_normal().alloc(kPageblockPages, 9, GFP_KERNEL, &state);
+        ASSERT_NE(first, kNoPage);
+        std::string map = mapping_of(page_address(first));
+        EXPECT_NE(map.find("rw-p"), std::string::npos) << map;
+        memset(page_address(first), 0x44, kPageblockSize);
+    }
+    for (uint32_t block : held)
+        for (size_t i = 0; i < kPageblockSize; i += 512)
+            ASSERT_EQ(address(block)[i], 0x33);
+    EXPECT_TRUE(zone_normal().consistent());
+}
+
 TEST_IN_CHILD(come_back_as_private_memory_that_reads_as_zero) {
     ASSERT_TRUE(heap_init());
     uint32_t block = shared_blocks_take(4);
