@@ -7,8 +7,8 @@
 #include "lib/heap.h"
 #include "lib/kmem_cache.h"
 #include "lib/misuse.h"
+#include "lib/page_hold.h"
 #include "lib/page_run.h"
-#include "lib/pages.h"
 #include "lib/thread.h"
 
 #include <errno.h>
@@ -73,20 +73,6 @@ bool find_run(const void *p, place *o) {
     o->bytes = size_t{run_pages(head)} << kPageShift;
     o->holds = &page_at(static_cast<uint32_t>(page_index(head))).holds;
     o->cache = cls != kClassBigRun ? &g_caches[cls] : nullptr;
-    return true;
-}
-
-uint32_t block_head(const void *p) {
-    auto index = static_cast<uint32_t>(page_index(p));
-    const page &pg = page_at(index);
-    return (pg.flags & kPageTail) != 0 ? pg.head : index;
-}
-
-bool find_pages(const void *p, place *o) {
-    uint32_t head = block_head(p);
-    o->start = static_cast<char *>(page_address(head));
-    o->bytes = kPageSize << page_at(head).order;
-    o->holds = &page_at(head).holds;
     return true;
 }
 
@@ -221,16 +207,15 @@ int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
     return r;
 }
 
-int hold_whole_pages(const void *p, size_t bytes, uint8_t cls) {
+int hold_run(const void *p, size_t bytes) {
     place o;
-    if (!(cls == kClassPages ? find_pages(p, &o) : find_run(p, &o)))
+    if (!find_run(p, &o))
         return -EFAULT;
     auto offset = static_cast<size_t>(static_cast<const char *>(p) - o.start);
     if (bytes > o.bytes - min_of(offset, o.bytes))
         return -ERANGE;
-    note_any();
     int r = hold_raise(*o.holds);
-    if (r == 0 && cls != kClassPages) // frees of pages ask by themselves
+    if (r == 0)
         close_hot_path(static_cast<uint32_t>(page_index(o.start)), class_of_pointer(o.start),
                        nullptr);
     return r;
@@ -238,8 +223,6 @@ int hold_whole_pages(const void *p, size_t bytes, uint8_t cls) {
 
 bool find(const void *p, place *o) {
     uint8_t cls = class_of_pointer(p);
-    if (cls == kClassPages)
-        return find_pages(p, o);
     kmem_cache *c = cache_of_pointer(p);
     return c != nullptr ? find_in_slab(*c, p, o) : cls != kClassNone && find_run(p, o);
 }
@@ -312,21 +295,6 @@ bool hold_puts_off(const void *p) {
     return false;
 }
 
-bool hold_puts_off_pages(uint32_t head) {
-    page &pg = page_at(head);
-    switch (hold_note_free(pg.holds)) {
-    case held_free::put_off:
-        report_free_held(nullptr, page_address(head), kPageSize << pg.order);
-        return true;
-    case held_free::again:
-        report_double_free(page_address(head), kPageSize << pg.order);
-        return true;
-    case held_free::now:
-        break;
-    }
-    return false;
-}
-
 void hold_forget_slab(slab *s) {
     std::atomic<uint16_t> *holds = s->holds.load(std::memory_order_acquire);
     if (PAGODA_LIKELY(holds == nullptr))
@@ -377,7 +345,8 @@ static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
         return heap_ready() ? area_hold_object(p, bytes) : -EFAULT;
     if (auto *c = cache_of_pointer(p))
         return hold_slab_object(*c, p, bytes, cls);
-    return hold_whole_pages(p, bytes, cls);
+    note_any();
+    return cls == kClassPages ? pages_hold(p, bytes) : hold_run(p, bytes);
 }
 
 PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
@@ -398,17 +367,15 @@ PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
 }
 
 static PAGODA_NOINLINE void release_slow(const void *p) {
-    if (class_of_pointer(p) == kClassNone) {
-        area_release_object(p);
+    uint8_t cls = class_of_pointer(p);
+    if (cls == kClassNone || cls == kClassPages) {
+        (cls == kClassNone ? area_release_object : pages_unhold)(p);
         return;
     }
     place o;
     if (!find(p, &o) || o.holds == nullptr || PAGODA_LIKELY(!hold_lower(*o.holds)))
         return;
-    if (class_of_pointer(o.start) == kClassPages)
-        pages_finish_free(static_cast<uint32_t>(page_index(o.start)));
-    else
-        heap_free(o.start, GFP_KERNEL);
+    heap_free(o.start, GFP_KERNEL);
 }
 
 PAGODA_EXPORT void pagoda_object_release(const void *p) {

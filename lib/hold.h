@@ -33,8 +33,6 @@ bool hold_puts_off(const void *p);
 inline bool hold_puts_off_free(const void *p) {
     return PAGODA_UNLIKELY(marked_class(p) == kClassHeld) && hold_puts_off(p);
 }
-// The same for a block of the page allocator's, by its first page.
-bool hold_puts_off_pages(uint32_t head);
 
 // Before a slab without objects in use goes.
 void hold_forget_slab(slab *s);

@@ -310,7 +310,7 @@ TEST(BlockHoldTest, AgreesWithAModel) {
             for (uint32_t i = 0; i < r.count; i++)
                 ASSERT_EQ(*static_cast<uint64_t *>(page_address(r.first + i)), r.mark);
         };
-        uint64_t steps = test::operations() / 100;
+        uint64_t steps = test::operations() / (kDebug ? 1000 : 100);
         for (uint64_t step = 0; step < steps; step++) {
             switch (random.below(8)) {
             case 0:
