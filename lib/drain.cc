@@ -206,8 +206,23 @@ bool maybe_multithreaded() {
     return &__libc_single_threaded == nullptr || __libc_single_threaded == 0;
 }
 
-bool caches_drain() {
-    lock_guard g(lock);
+namespace {
+
+// Nothing goes back to the system meanwhile: a library above may have to let go of it first, which
+// takes locks of its own, and allocations wait for this one.
+class draining {
+  public:
+    draining() { t_keeps_memory++; }
+    ~draining() { t_keeps_memory--; }
+    draining(const draining &) = delete;
+    draining &operator=(const draining &) = delete;
+
+  private:
+    lock_guard g_{lock};
+};
+
+bool drain_all() {
+    draining scope;
     bool everywhere = false;
     if (percpu::has_rseq()) {
         bool alone = !maybe_multithreaded();
@@ -231,8 +246,18 @@ bool caches_drain() {
     return everywhere;
 }
 
+} // namespace
+
+bool caches_drain() {
+    bool everywhere = drain_all();
+    zone &z = zone_normal();
+    if (z.over_dirty_bound())
+        z.purge(z.dirty_bound() / 2, false);
+    return everywhere;
+}
+
 void caches_reclaim() {
-    lock_guard g(lock);
+    draining scope;
     cache_drain_this_cpu();
     drain_shared();
 }
