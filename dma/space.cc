@@ -11,9 +11,6 @@
 #include <errno.h>
 #include <new>
 
-#pragma weak pagoda_block_hold
-#pragma weak pagoda_block_release
-
 namespace pagoda::dma {
 namespace {
 
@@ -320,7 +317,7 @@ int space::map_granule(uintptr_t at) {
     }
     void *start = nullptr;
     size_t bytes = 0;
-    int held = pagoda_block_hold != nullptr ? pagoda_block_hold(memory, &start, &bytes) : -EFAULT;
+    int held = pagoda_block_hold(memory, &start, &bytes);
     int error = held;
     uint64_t address = linear_address(begin);
     size_t inside = number(start) - begin;

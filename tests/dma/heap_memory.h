@@ -3,8 +3,6 @@
 
 #include "tests/unit.h"
 
-#include "hugepage/provider.h"
-
 #include <pagoda/mm.h>
 
 namespace pagoda::test {
@@ -29,12 +27,3 @@ struct heap_blocks {
 };
 
 } // namespace pagoda::test
-
-// Stands in until the library has its own; all of the granule is memory.
-extern "C" __attribute__((weak)) int pagoda_block_hold(const void *p, void **start, size_t *bytes) {
-    *start = reinterpret_cast<void *>(
-        pagoda::align_down(reinterpret_cast<uintptr_t>(p), pagoda::kPageblockSize));
-    *bytes = pagoda::kPageblockSize;
-    return 0;
-}
-extern "C" __attribute__((weak)) void pagoda_block_release(const void *) {}
