@@ -30,7 +30,7 @@ struct pagoda_device_state {
     bool direct;                   // they take the short way: mode and counters say so
     uint64_t *live;                // per CPU: streaming mappings made, less those undone
     std::atomic<uint64_t> bounced; // of them, ever
-    std::atomic<bool> gone; // removed, closed, or the parent's in a fork child
+    std::atomic<bool> gone;        // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
     // What pagoda_device_close() does instead of device_destroy(), which this calls itself; NULL: a
     // device without a bus.

@@ -87,8 +87,8 @@ class zone {
     // `count` whole pageblocks in a row, the first aligned as by alloc(), for somebody who manages
     // them himself; kNoPage at a limit. Blocks.
     uint32_t set_aside(uint32_t count, unsigned align_order = kPageblockOrder);
-    // Before pageblocks that are set aside are mapped anew. False: they are parts of larger pages, or
-    // held. No locks held that the library above waits for.
+    // Before pageblocks that are set aside are mapped anew. False: they are parts of larger pages,
+    // or held. No locks held that the library above waits for.
     bool begin_other_mapping(uint32_t first_block, uint32_t count);
     // They are private pages of the zone again.
     void end_other_mapping(uint32_t first_block, uint32_t count);

@@ -41,9 +41,9 @@ enum pagoda_iommu {
 struct device *pagoda_device_open(const char *where, enum pagoda_iommu iommu);
 
 /* Closes it: bus mastering off, interrupts off, managed resources released (their actions still
- * reach the registers), BARs unmapped, then what the device alone had mapped. Mappings that were not
- * undone are reported. In a fork child, where the parent's devices are dead, and for NULL it does
- * nothing. */
+ * reach the registers), BARs unmapped, then what the device alone had mapped. Mappings that were
+ * not undone are reported. In a fork child, where the parent's devices are dead, and for NULL it
+ * does nothing. */
 void pagoda_device_close(struct device *dev);
 
 /* The sentence that explains this thread's last failure of a function of device.h, pci.h or io.h,

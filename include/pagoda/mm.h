@@ -378,8 +378,9 @@ void pagoda_si_meminfo(struct pagoda_sysinfo *info);
 static inline void si_meminfo(struct pagoda_sysinfo *info) { pagoda_si_meminfo(info); }
 
 /* One zone, in pages: 0 DMA, 1 DMA32, 2 Normal, 3 HighMem, 4 Movable. DMA and DMA32 are empty until
- * pages are wanted that devices reach; Movable is empty, and so is HighMem by default; what asks for
- * them is served from Normal, as on a kernel without such zones. False: there is no such zone. */
+ * pages are wanted that devices reach; Movable is empty, and so is HighMem by default; what asks
+ * for them is served from Normal, as on a kernel without such zones. False: there is no such zone.
+ */
 struct pagoda_zone_info {
     const char *name;
     unsigned long spanned; /* from the first to the last */

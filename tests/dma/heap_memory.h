@@ -22,7 +22,7 @@ struct heap_blocks {
     char *block(size_t i) const { return at + (i << kPageblockShift); }
 
     size_t count;
-    struct page *first;
+    ::page *first;
     char *at;
 };
 

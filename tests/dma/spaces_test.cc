@@ -1,7 +1,11 @@
 #include "dma/spaces.h"
 
+#include "hugepage/provider.h"
+#include "hugepage/zone.h"
 #include "tests/dma/devices.h"
 #include "tests/dma/heap_memory.h"
+
+#include <pagoda/slab.h>
 
 #include <errno.h>
 #include <map>
@@ -110,6 +114,86 @@ TEST(spaces, in_a_child_of_fork_nothing_is_held_or_provided) {
     })));
     EXPECT_TRUE(space_of(d).find(heap.at, 1, UINT64_MAX, &address));
     EXPECT_TRUE(dma::spaces_release(heap.at, kPageblockSize));
+}
+
+TEST(spaces, what_the_allocator_gives_back_is_reachable_no_more) {
+    device_ptr d = software();
+    dma::space &s = space_of(d);
+    constexpr size_t kBlocks = 4;
+    uint64_t address = 0;
+    {
+        heap_blocks heap(kBlocks);
+        memset(heap.at, 'h', heap.bytes());
+        ASSERT_EQ(s.reach(heap.at, heap.bytes(), UINT64_MAX), 0);
+        ASSERT_TRUE(s.find(heap.at, heap.bytes(), UINT64_MAX, &address));
+        zone_normal().purge(0);
+        EXPECT_EQ(s.counters().mapped_bytes, heap.bytes()) << "it is in use";
+    }
+    EXPECT_EQ(s.counters().mapped_bytes, kBlocks * kPageblockSize) << "until it is wanted back";
+    zone_normal().purge(0);
+    EXPECT_EQ(s.counters().mapped_bytes, 0u);
+    char byte = 'd';
+    for (size_t i = 0; i < kBlocks; i++)
+        EXPECT_EQ(pagoda_software_dma_write(d.get(), address + i * kPageblockSize, &byte, 1),
+                  -EFAULT);
+}
+
+// A map that failed leaves no hold behind: the memory is given back without anybody being asked.
+TEST(spaces, a_hold_ends_where_the_map_failed_unless_another_space_has_it) {
+    device_ptr one = software();
+    device_ptr two = software();
+    heap_blocks heap(1);
+    auto held = [&] {
+        return zone_normal().is_held(static_cast<uint32_t>(page_to_pfn(heap.first)), 1);
+    };
+    pagoda_software_fail_maps(one.get(), 0, 1, -ENOMEM);
+    EXPECT_EQ(space_of(one).reach(heap.at, 1, UINT64_MAX), -ENOMEM);
+    EXPECT_FALSE(held());
+    ASSERT_EQ(space_of(two).reach(heap.at, 1, UINT64_MAX), 0);
+    pagoda_software_fail_maps(one.get(), 0, 1, -ENOMEM);
+    EXPECT_EQ(space_of(one).reach(heap.at, 1, UINT64_MAX), -ENOMEM);
+    EXPECT_TRUE(held());
+}
+
+// Threads map what they allocate, have the device write it, and free it, while everything that is
+// free is given back again and again: no write is lost, and none reaches what is another's by now.
+TEST(spaces, memory_comes_and_goes_under_the_device) {
+    device_ptr d = software();
+    dma::space &s = space_of(d);
+    std::vector<std::thread> threads;
+    std::atomic<uint64_t> wrong{0};
+    std::atomic<int> running{3};
+    for (uint64_t t = 0; t < 3; t++)
+        threads.emplace_back([&, t] {
+            random_numbers random(t + 1);
+            std::vector<char> pattern(100'000, static_cast<char>('a' + t));
+            for (int i = 0; i < 400; i++) {
+                size_t bytes = 1 + random.skewed(21);
+                auto *p = static_cast<char *>(kvmalloc(bytes, GFP_KERNEL));
+                if (p == nullptr)
+                    continue;
+                size_t written = min_of(bytes, pattern.size());
+                size_t from = random.below(bytes - written + 1);
+                uint64_t address = 0;
+                memset(p, '.', bytes);
+                wrong += pagoda_object_hold(p, bytes) != 0;
+                wrong += s.reach(p, bytes, UINT64_MAX) != 0;
+                wrong += !s.find(p, bytes, UINT64_MAX, &address);
+                wrong += pagoda_software_dma_write(d.get(), address + from, pattern.data(),
+                                                   written) != 0;
+                for (size_t at = 0; at < bytes; at++)
+                    wrong += p[at] != (at - from < written ? pattern[0] : '.');
+                pagoda_object_release(p);
+                kvfree(p);
+            }
+            running--;
+        });
+    while (running > 0)
+        zone_normal().purge(0);
+    for (std::thread &t : threads)
+        t.join();
+    EXPECT_EQ(wrong, 0u);
+    EXPECT_EQ(faults(d), 0u);
 }
 
 // Everything a space does, at random, beside a model that knows what is mapped where.
