@@ -112,7 +112,9 @@ int pagoda_pci_error_fd(struct pci_dev *pdev);
 /* The kernel's names of the functions above. */
 
 static inline struct pci_dev *to_pci_dev(struct device *dev) { return pagoda_to_pci_dev(dev); }
+/* Its address, "0000:00:04.0". */
 static inline const char *pci_name(const struct pci_dev *pdev) { return pdev->dev.name; }
+/* The driver's own pointer, and setting it. */
 static inline void *pci_get_drvdata(struct pci_dev *pdev) { return pdev->dev.driver_data; }
 static inline void pci_set_drvdata(struct pci_dev *pdev, void *data) {
     pdev->dev.driver_data = data;
@@ -170,6 +172,8 @@ static inline int pci_enable_device_mem(struct pci_dev *pdev) {
 /* Ends bus mastering, as the kernel's does; the BARs stay. */
 static inline void pci_disable_device(struct pci_dev *pdev) { pci_clear_master(pdev); }
 
+/* A BAR's first and last bus address and its IORESOURCE_* flags; 0 where there is none. `bar` is
+ * below PAGODA_PCI_RESOURCES. */
 static inline resource_size_t pci_resource_start(struct pci_dev *pdev, int bar) {
     return pdev->resource[bar].start;
 }
