@@ -70,6 +70,8 @@ void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t 
         p = region_alloc(s, bytes, mask, gfp, address);
         kind = entry_kind::region;
     }
+    if (p == nullptr && sentence_is_kept(ENOMEM))
+        return nullptr;
     if (p == nullptr) {
         fail(ENOMEM,
              "%s: no memory of %zu bytes within the mask %#llx: memory or addresses are short, or "

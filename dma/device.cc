@@ -19,6 +19,7 @@ namespace {
 constexpr int kNoNode = -1;
 
 thread_local char g_error[320];
+thread_local int g_kept; // the error that the sentence in there is the best one for; 0: none
 
 } // namespace
 
@@ -27,8 +28,19 @@ int fail(int error, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(g_error, sizeof g_error, format, arguments);
     va_end(arguments);
+    g_kept = 0;
     errno = error;
     return -error;
+}
+
+void keep_sentence(int error) { g_kept = error; }
+
+bool sentence_is_kept(int error) {
+    bool kept = g_kept == error;
+    g_kept = 0;
+    if (kept)
+        errno = error;
+    return kept;
 }
 
 pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name) {

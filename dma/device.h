@@ -44,6 +44,10 @@ namespace pagoda::dma {
 
 // The one sentence for this thread (pagoda_device_error); also sets errno. Returns -error.
 int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// The last sentence knows more of this error than a caller further up will: a back end's, with the
+// limit that was in the way. The caller asks, once, and adds none of its own; errno is set again.
+void keep_sentence(int error);
+bool sentence_is_kept(int error);
 
 // A device without a bus on this space, which is in the list of spaces (spaces_add) and which it
 // shares. NULL: no memory.

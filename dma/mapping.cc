@@ -210,6 +210,8 @@ int check_usable(const pagoda_device_state &s) {
 }
 
 int explain(const pagoda_device_state &s, int error, size_t bytes) {
+    if (sentence_is_kept(-error))
+        return error;
     auto mask = static_cast<unsigned long long>(s.mask);
     switch (error) {
     case -ENOMEM:

@@ -397,7 +397,10 @@ size_t explain(step at, int error, const facts &f, char *text, size_t capacity) 
 int say(step at, int error, const facts &known) {
     char text[kSentence];
     explain(at, error, known, text, sizeof text);
-    return fail(error, "%s", text);
+    fail(error, "%s", text);
+    if (at == step::map)
+        keep_sentence(error);
+    return -error;
 }
 
 } // namespace pagoda::dma

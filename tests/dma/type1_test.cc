@@ -3,7 +3,7 @@
 #include "tests/dma/fake_vfio.h"
 #include "tests/unit.h"
 
-#include <pagoda/device.h>
+#include <pagoda/dma-mapping.h>
 
 using namespace pagoda::dma;
 using namespace pagoda::test;
@@ -94,4 +94,31 @@ TEST_F(type1, closes_its_container) {
     EXPECT_GE(fcntl(container, F_GETFD), 0);
     other->ops->close(*other);
     EXPECT_EQ(fcntl(container, F_GETFD), -1);
+}
+
+// What the program hears is what the kernel's refusal was about, from wherever it was mapped.
+TEST(type1_limits, are_named_to_the_program) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        fake_vfio kernel;
+        device *dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
+        ASSERT_NE(dev, nullptr) << pagoda_device_error();
+        EXPECT_EQ(dma_set_mask_and_coherent(dev, DMA_BIT_MASK(64)), 0);
+        EXPECT_EQ(pagoda_dma_set_mode(dev, PAGODA_DMA_STRICT), 0);
+        void *pages = aligned_alloc(4096, 1 << 20);
+        kernel.entries = 0;
+        EXPECT_EQ(dma_map_single(dev, pages, 1 << 20, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+        EXPECT_EQ(errno, ENOSPC);
+        EXPECT_TRUE(said("65,535")) << pagoda_device_error();
+        kernel.errors[VFIO_IOMMU_MAP_DMA] = ENOMEM;
+        limit(RLIMIT_MEMLOCK, 64 << 10);
+        EXPECT_EQ(dma_map_single(dev, pages, 1 << 20, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_TRUE(said("RLIMIT_MEMLOCK is 64 KiB")) << pagoda_device_error();
+        dma_addr_t handle = 0;
+        EXPECT_EQ(dma_alloc_coherent(dev, 4096, &handle, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        EXPECT_TRUE(said("RLIMIT_MEMLOCK is 64 KiB")) << pagoda_device_error();
+        kernel.errors.clear();
+        kernel.entries = 65535;
+        pagoda_device_close(dev);
+    })));
 }
