@@ -20,7 +20,7 @@ using bench::use;
 constexpr int kRounds = 200'000;
 
 struct device *dev;
-void *small, *whole;
+void *small, *whole_page;
 char foreign[4096];
 
 void malloc_free() {
@@ -38,7 +38,7 @@ void map_unmap(void *p, size_t bytes) {
     }
 }
 void map_small() { map_unmap(small, 64); }
-void map_page() { map_unmap(whole, 4096); }
+void map_page() { map_unmap(whole_page, 4096); }
 void bounce() { map_unmap(foreign, 64); }
 void bounce_page() { map_unmap(foreign, 4096); }
 
@@ -48,8 +48,8 @@ int main(int argc, char **argv) {
     int pairs = argc > 1 && strcmp(argv[1], "--short") == 0 ? 3 : 31;
     dev = pagoda_software_device(nullptr);
     small = malloc(64);
-    whole = malloc(4096);
-    if (dev == nullptr || small == nullptr || whole == nullptr ||
+    whole_page = malloc(4096);
+    if (dev == nullptr || small == nullptr || whole_page == nullptr ||
         dma_set_mask_and_coherent(dev, DMA_BIT_MASK(64)) != 0)
         return 1;
     printf("median ratio of CPU time in %d pairs (quartiles)\n", pairs);
@@ -58,7 +58,7 @@ int main(int argc, char **argv) {
     compare("64 bytes bounced : malloc(64)", bounce, malloc_free, pairs);
     compare("4096 bytes bounced : malloc(64)", bounce_page, malloc_free, pairs);
     free(small);
-    free(whole);
+    free(whole_page);
     pagoda_device_close(dev);
     return 0;
 }

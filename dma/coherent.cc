@@ -1,10 +1,13 @@
 #include "dma/coherent.h"
 
 #include "dma/complain.h"
+#include "dma/managed.h"
 #include "dma/mapping.h"
+#include "dma/mutex.h"
 #include "hugepage/provider.h"
 
 #include <pagoda/share.h>
+#include <pagoda/slab.h>
 
 #include <errno.h>
 
@@ -52,6 +55,33 @@ void give_back(pagoda_device_state &s, void *p, size_t bytes, uint64_t address, 
         return;
     }
     pagoda_device_pages_free(p, static_cast<uint32_t>(align_up(bytes, kPageSize) >> kPageShift));
+}
+
+// What a device frees when it is closed: how, by where it is.
+struct managed_block {
+    device *dev;
+    size_t bytes;
+    void *p;
+    uint64_t address;
+    managed_block *next;
+};
+pthread_mutex_t managed_lock = PTHREAD_MUTEX_INITIALIZER;
+managed_block *managed_blocks;
+
+void release_managed(void *p) {
+    managed_block *found = nullptr;
+    {
+        locked hold(managed_lock);
+        for (managed_block **at = &managed_blocks; *at != nullptr; at = &(*at)->next)
+            if ((*at)->p == p) {
+                found = *at;
+                *at = found->next;
+                break;
+            }
+    }
+    if (found != nullptr)
+        pagoda_dma_free(found->dev, found->bytes, p, found->address, 0);
+    kfree(found);
 }
 
 } // namespace
@@ -124,6 +154,43 @@ PAGODA_EXPORT void *pagoda_dma_alloc(device *dev, size_t bytes, dma_addr_t *hand
 PAGODA_EXPORT void pagoda_dma_free(device *dev, size_t bytes, void *p, dma_addr_t handle,
                                    unsigned long) {
     coherent_free(*dev->state, bytes, p, handle, entry_kind::coherent);
+}
+
+PAGODA_EXPORT void *pagoda_dmam_alloc(device *dev, size_t bytes, dma_addr_t *handle, gfp_t gfp,
+                                      unsigned long attrs) {
+    auto *block = static_cast<managed_block *>(kmalloc(sizeof(managed_block), gfp & ~GFP_ZONEMASK));
+    void *p = block == nullptr ? nullptr : pagoda_dma_alloc(dev, bytes, handle, gfp, attrs);
+    if (p == nullptr) {
+        kfree(block);
+        *handle = DMA_MAPPING_ERROR;
+        return nullptr;
+    }
+    {
+        locked hold(managed_lock);
+        *block = {dev, bytes, p, *handle, managed_blocks};
+        managed_blocks = block;
+    }
+    if (managed_add(dev->state, release_managed, p) == 0)
+        return p;
+    release_managed(p);
+    *handle = DMA_MAPPING_ERROR;
+    return nullptr;
+}
+
+PAGODA_EXPORT void pagoda_dmam_free(device *dev, size_t bytes, void *p, dma_addr_t handle) {
+    if (p == nullptr)
+        return;
+    bool right = false;
+    {
+        locked hold(managed_lock);
+        for (managed_block *b = managed_blocks; b != nullptr; b = b->next)
+            right |= b->p == p && b->dev == dev && b->bytes == bytes && b->address == handle;
+    }
+    if (right && managed_remove(dev->state, release_managed, p))
+        release_managed(p);
+    else
+        complain("%s: %p at %#llx (%zu bytes) is freed and is not managed memory of the device",
+                 dev->state->name, p, static_cast<unsigned long long>(handle), bytes);
 }
 
 PAGODA_EXPORT struct page *pagoda_dma_alloc_pages(device *dev, size_t bytes, dma_addr_t *handle,

@@ -1,5 +1,7 @@
 #include "dma/device.h"
 
+#include "dma/complain.h"
+#include "dma/ledger.h"
 #include "dma/managed.h"
 #include "dma/mapping.h"
 #include "dma/pool.h"
@@ -66,11 +68,18 @@ void device_destroy(pagoda_device_state *state) {
     pools_forget(*state);
     space *s = state->space;
     state->gone.store(true, std::memory_order_release);
+    bool mine = !s->dead();
+    if (uint64_t live = mappings_forget(*state); mine && live != 0)
+        complain("%s is closed with %llu streaming mappings that were not undone", state->name,
+                 static_cast<unsigned long long>(live));
     if (s->detach(state)) {
         spaces_remove(s);
         space::destroy(s);
+        // The memory itself stays: the program may still use it.
+        if (uint64_t left = ledger_forget(s); mine && left != 0)
+            complain("%s is closed with %llu pieces of memory for it that were not freed",
+                     state->name, static_cast<unsigned long long>(left));
     }
-    mappings_forget(*state);
     kfree(state);
 }
 

@@ -2,6 +2,7 @@
 
 #include "dma/mutex.h"
 #include "hugepage/base.h"
+#include "hugepage/provider.h"
 
 #include <pagoda/slab.h>
 
@@ -99,6 +100,29 @@ uint64_t ledger_count(const space *in, entry_kind kind) {
         for (node *n = b.first; n != nullptr; n = n->next)
             count += n->entry.in == in && n->entry.kind == kind;
     }
+    return count;
+}
+
+uint64_t ledger_forget(const space *in) {
+    uint64_t count = 0;
+    for (bucket &b : buckets)
+        for (bool more = true; more;) {
+            node *found = nullptr;
+            {
+                locked hold(b.lock);
+                for (node **at = &b.first; *at != nullptr; at = &(*at)->next)
+                    if ((*at)->entry.in == in) {
+                        found = *at;
+                        *at = found->next;
+                        break;
+                    }
+            }
+            more = found != nullptr;
+            count += more;
+            if (more && found->entry.held)
+                pagoda_object_release(found->entry.memory);
+            kfree(found);
+        }
     return count;
 }
 

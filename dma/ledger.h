@@ -32,5 +32,7 @@ bool ledger_find(const space *in, uint64_t address, ledger_entry *entry);
 bool ledger_remove(const ledger_entry &entry);
 // How many records there are for the space.
 uint64_t ledger_count(const space *in, entry_kind kind);
+// The space is gone: so are its records, and the holds in them. How many there were.
+uint64_t ledger_forget(const space *in);
 
 } // namespace pagoda::dma

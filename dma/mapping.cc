@@ -248,10 +248,12 @@ uint64_t live_mappings(const pagoda_device_state &s) {
     return sum;
 }
 
-void mappings_forget(pagoda_device_state &s) {
+uint64_t mappings_forget(pagoda_device_state &s) {
+    uint64_t left = live_mappings(s);
     s.direct = false;
     free_percpu(s.live);
     s.live = nullptr;
+    return left;
 }
 
 } // namespace pagoda::dma

@@ -27,7 +27,7 @@ int explain(const pagoda_device_state &s, int error, size_t bytes);
 
 // Streaming mappings of the device that are not undone.
 uint64_t live_mappings(const pagoda_device_state &s);
-// The device goes: its counters.
-void mappings_forget(pagoda_device_state &s);
+// The device goes: its counters. How many mappings it leaves.
+uint64_t mappings_forget(pagoda_device_state &s);
 
 } // namespace pagoda::dma

@@ -1,17 +1,19 @@
 /* Old names: what books and drivers of Linux 2.0 to 2.6 call their memory by. Each stands for what
  * became of it, so that their code compiles; new code has no use for them.
  *
- * vremap, pci_alloc_consistent, usb_buffer_alloc and bounce_buffer_create are about devices, and
- * come with Pagoda's headers for DMA.
+ * pci_alloc_consistent and usb_buffer_alloc need libpagoda_dma. vremap and bounce_buffer_create,
+ * which are about devices too, are missing.
  *
  * Source: include/linux/mm.h, slab.h and bootmem.h of Linux 2.4, and the bigphysarea patch.
  */
 #ifndef PAGODA_COMPAT24_H
 #define PAGODA_COMPAT24_H
 
+#include <pagoda/dma-mapping.h>
 #include <pagoda/gfp.h>
 #include <pagoda/memblock.h>
 #include <pagoda/mm.h>
+#include <pagoda/pci.h>
 #include <pagoda/slab.h>
 
 #ifdef __cplusplus
@@ -74,6 +76,26 @@ static inline void *alloc_bootmem_low_pages(unsigned long size) {
 /* Frees the bytes at a "physical" address of memblock's, before memblock_free_all. */
 static inline void free_bootmem(unsigned long address, unsigned long size) {
     (void)memblock_phys_free(address, size);
+}
+
+/* Coherent memory, by bus. */
+
+/* dma_alloc_coherent with GFP_ATOMIC, and its end. Obsolete: dma_alloc_coherent. */
+static inline void *pci_alloc_consistent(struct pci_dev *dev, size_t size, dma_addr_t *handle) {
+    return dma_alloc_coherent(&dev->dev, size, handle, GFP_ATOMIC);
+}
+static inline void pci_free_consistent(struct pci_dev *dev, size_t size, void *p,
+                                       dma_addr_t handle) {
+    dma_free_coherent(&dev->dev, size, p, handle);
+}
+/* The same for what drives a USB bus: `dev` is the host controller, since a process has no struct
+ * usb_device. Obsolete: libusb_dev_mem_alloc of libusb, for programs that talk to USB devices. */
+static inline void *usb_buffer_alloc(struct device *dev, size_t size, gfp_t gfp,
+                                     dma_addr_t *handle) {
+    return dma_alloc_coherent(dev, size, handle, gfp);
+}
+static inline void usb_buffer_free(struct device *dev, size_t size, void *p, dma_addr_t handle) {
+    dma_free_coherent(dev, size, p, handle);
 }
 
 /* bigphysarea: large buffers in the contiguous area, which pagoda_contig_reserve or the option

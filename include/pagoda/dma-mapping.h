@@ -348,6 +348,24 @@ static inline void dma_free_wc(struct device *dev, size_t size, void *p, dma_add
     pagoda_dma_free(dev, size, p, handle, DMA_ATTR_WRITE_COMBINE);
 }
 
+/* Coherent memory that is freed when the device is closed. May block. NULL as above. */
+void *pagoda_dmam_alloc(struct device *dev, size_t size, dma_addr_t *handle, gfp_t gfp,
+                        unsigned long attrs) __attribute__((warn_unused_result));
+/* Frees it before that. Anything that pagoda_dmam_alloc() did not return is one line on stderr. */
+void pagoda_dmam_free(struct device *dev, size_t size, void *p, dma_addr_t handle);
+static inline void *dmam_alloc_attrs(struct device *dev, size_t size, dma_addr_t *handle, gfp_t gfp,
+                                     unsigned long attrs) {
+    return pagoda_dmam_alloc(dev, size, handle, gfp, attrs);
+}
+static inline void *dmam_alloc_coherent(struct device *dev, size_t size, dma_addr_t *handle,
+                                        gfp_t gfp) {
+    return pagoda_dmam_alloc(dev, size, handle, gfp,
+                             (gfp & __GFP_NOWARN) != 0 ? DMA_ATTR_NO_WARN : 0);
+}
+static inline void dmam_free_coherent(struct device *dev, size_t size, void *p, dma_addr_t handle) {
+    pagoda_dmam_free(dev, size, p, handle);
+}
+
 /* Pages that stay mapped for streaming: zeroed, within the streaming mask, at most 4 MiB, aligned
  * as coherent memory is. Ownership changes by dma_sync_single_*. gfp may not name a zone, nor
  * __GFP_COMP. NULL as above. */

@@ -108,8 +108,10 @@ TEST(Coherent, AtomicTakesWhatThereIs) {
     void *q = dma_alloc_coherent(dev, 4096, &second, GFP_ATOMIC);
     ASSERT_NE(q, nullptr) << "the zone has more pages than that";
     EXPECT_TRUE(zeroed(q, 4096));
-    EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &first, GFP_ATOMIC | __GFP_NOWARN), nullptr);
+    dma_addr_t third;
+    EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &third, GFP_ATOMIC | __GFP_NOWARN), nullptr);
     dma_free_coherent(dev, 4096, q, second);
+    dma_free_coherent(dev, 4096, p, first);
 }
 
 TEST(Coherent, FreeChecksWhatItIsGiven) {
@@ -164,6 +166,34 @@ TEST(Coherent, AForkChildIsRefused) {
     EXPECT_EQ(end.errors, "");
     EXPECT_EQ(dev.writes(at, "still there"), 0);
     dma_free_wc(dev, 4096, p, at);
+}
+
+TEST(Coherent, ManagedMemoryGoesWithTheDevice) {
+    test::child_end end = test::in_child([] {
+        pagoda_software_options options = {};
+        soft_device first;
+        options.beside = first.get();
+        dma_addr_t at, small;
+        {
+            soft_device dev(DMA_BIT_MASK(64), options); // the space outlives it
+            void *p = dmam_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL);
+            void *q = dmam_alloc_coherent(dev, 100, &small, GFP_KERNEL);
+            ASSERT_NE(p, nullptr);
+            ASSERT_NE(q, nullptr);
+            dmam_free_coherent(dev, 200, q, small); // another size
+            EXPECT_EQ(dev.writes(small, "x"), 0);
+            dmam_free_coherent(dev, 100, q, small);
+            dmam_free_coherent(dev, 100, q, small); // twice
+            dmam_free_coherent(dev, 100, nullptr, 0);
+            EXPECT_EQ(dev.writes(at, "x"), 0);
+            EXPECT_EQ(dmam_alloc_coherent(dev, 0, &small, GFP_KERNEL | __GFP_NOWARN), nullptr);
+            EXPECT_EQ(small, DMA_MAPPING_ERROR);
+        }
+        EXPECT_EQ(first.writes(at, "x"), -EFAULT) << "it is unmapped";
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
+    EXPECT_TRUE(end.said("is not managed memory")) << end.errors;
 }
 
 TEST(Coherent, PagesForStreaming) {

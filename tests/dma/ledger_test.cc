@@ -30,6 +30,18 @@ TEST(Ledger, FindsAndRemovesByAddress) {
     EXPECT_FALSE(ledger_find(number(1), 0x5000, &found));
 }
 
+TEST(Ledger, ForgetsASpace) {
+    ledger_entry entry{number(7), 0x5000, this, 100, entry_kind::range, false}, found;
+    for (entry.address = 0; entry.address < 100 << 12; entry.address += 1 << 12)
+        ASSERT_EQ(ledger_add(entry, true), 0);
+    entry.in = number(8);
+    ASSERT_EQ(ledger_add(entry, true), 0);
+    EXPECT_EQ(ledger_forget(number(7)), 100u);
+    EXPECT_EQ(ledger_forget(number(7)), 0u);
+    EXPECT_FALSE(ledger_find(number(7), 0x5000, &found));
+    EXPECT_TRUE(ledger_remove(entry));
+}
+
 TEST(Ledger, RandomOperationsAgainstAModel) {
     test::random_numbers random(3);
     std::map<std::pair<uintptr_t, uint64_t>, ledger_entry> model;

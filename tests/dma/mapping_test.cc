@@ -1,6 +1,7 @@
 #include "dma/mapping.h"
 
 #include "dma/swiotlb.h"
+#include "hugepage/options.h"
 #include "lib/heap.h"
 #include "tests/dma/soft.h"
 
@@ -122,6 +123,11 @@ void there_and_back(const soft_device &dev, char *p, size_t size, size_t offset,
 }
 
 void every_way(const soft_device &dev, const memory &m, char *p) {
+    if (m.bytes > 1u << 20) { // each page of it is slow
+        SCOPED_TRACE(m.kind);
+        there_and_back(dev, p, m.bytes, 1000, m.bytes - 2000, DMA_BIDIRECTIONAL);
+        return;
+    }
     for (dma_data_direction dir : {DMA_TO_DEVICE, DMA_FROM_DEVICE, DMA_BIDIRECTIONAL}) {
         SCOPED_TRACE(std::string(m.kind) + " of " + std::to_string(m.bytes) + ", direction " +
                      std::to_string(dir));
@@ -430,6 +436,26 @@ TEST(Mapping, SaysWhatIsUnmappedWrongly) {
     EXPECT_TRUE(end.said("is synchronised and is not mapped")) << end.errors;
 }
 
+TEST(Mapping, SaysWhatWasNotUndone) {
+    test::child_end end = test::in_child([] {
+        auto *object = kmalloc(64, GFP_KERNEL);
+        auto *big = static_cast<char *>(map_anonymous(1u << 20));
+        {
+            soft_device dev;
+            EXPECT_NE(dma_map_single(dev, object, 64, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+            EXPECT_NE(dma_map_single(dev, big, 1u << 20, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+        }
+        soft_device next; // may have its address space at the same place
+        dma_addr_t at = dma_map_single(next, big, 1u << 20, DMA_TO_DEVICE);
+        EXPECT_NE(at, DMA_MAPPING_ERROR);
+        dma_unmap_single(next, at, 1u << 20, DMA_TO_DEVICE);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
+    EXPECT_TRUE(end.said("closed with 2 streaming mappings")) << end.errors;
+    EXPECT_TRUE(end.said("closed with 1 pieces of memory")) << end.errors;
+}
+
 TEST(Mapping, AForkChildIsRefusedAndHurtsNobody) {
     soft_device dev;
     char p[100] = "the parent's";
@@ -447,6 +473,47 @@ TEST(Mapping, AForkChildIsRefusedAndHurtsNobody) {
     EXPECT_EQ(end.errors, "");
     EXPECT_STREQ(dev.reads(at, sizeof p).c_str(), "the parent's");
     dma_unmap_single(dev, at, sizeof p, DMA_BIDIRECTIONAL);
+}
+
+// The device goes on writing into an object that the program has freed or reallocated.
+TEST(Mapping, FreedMemoryStaysTheDevicesUntilItIsUnmapped) {
+    test::child_end end = test::in_child([] {
+        mutable_options().on_error = error_policy::report;
+        for (size_t bytes : {64u, 3000u, 100000u, 3u << 20}) {
+            soft_device dev;
+            auto *p = static_cast<char *>(heap_alloc(bytes, GFP_KERNEL));
+            dma_addr_t at = dma_map_single(dev, p, bytes, DMA_FROM_DEVICE);
+            ASSERT_NE(at, DMA_MAPPING_ERROR) << pagoda_device_error();
+            heap_free(p, GFP_KERNEL);
+            std::vector<char *> others;
+            for (int i = 0; i < 100; i++) {
+                others.push_back(static_cast<char *>(heap_alloc(bytes, GFP_KERNEL)));
+                EXPECT_NE(others.back(), p);
+                memset(others.back(), 'a', min_of(bytes, size_t{8192}));
+            }
+            heap_trim(0);
+            EXPECT_EQ(dev.writes(at, std::string(bytes, 'x')), 0);
+            for (char *other : others)
+                EXPECT_EQ(std::string(other, 64), std::string(64, 'a'));
+            dma_unmap_single(dev, at, bytes, DMA_FROM_DEVICE);
+            for (char *other : others)
+                heap_free(other, GFP_KERNEL);
+
+            p = static_cast<char *>(heap_alloc(bytes, GFP_KERNEL));
+            at = dma_map_single(dev, p, bytes, DMA_FROM_DEVICE);
+            auto *moved = static_cast<char *>(heap_realloc(p, 4 * bytes, GFP_KERNEL));
+            ASSERT_NE(moved, nullptr);
+            if (moved != p) {
+                memset(moved, 'b', 4 * bytes);
+                EXPECT_EQ(dev.writes(at, std::string(bytes, 'x')), 0);
+                EXPECT_EQ(std::string(moved, 64), std::string(64, 'b'));
+            }
+            dma_unmap_single(dev, at, bytes, DMA_FROM_DEVICE);
+            heap_free(moved, GFP_KERNEL);
+        }
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_GE(end.lines(), 4u) << end.errors;
 }
 
 // Of memory that is mapped already.
