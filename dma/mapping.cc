@@ -155,8 +155,8 @@ PAGODA_COLD void unmap_alone(pagoda_device_state &s, uint64_t address, size_t by
     count(s, -1);
 }
 
-PAGODA_NOINLINE void unmap_bounced(pagoda_device_state &s, void *copy, uint64_t address,
-                                   size_t bytes, bool copy_back) {
+void unmap_bounced(pagoda_device_state &s, void *copy, uint64_t address, size_t bytes,
+                   bool copy_back) {
     bounced what;
     if (!bounce_buffers.unmap(copy, copy_back, &what)) {
         complain("%s: %#llx (%zu bytes) is unmapped and is not the beginning of a mapping", s.name,
@@ -169,6 +169,23 @@ PAGODA_NOINLINE void unmap_bounced(pagoda_device_state &s, void *copy, uint64_t 
     if (what.held)
         pagoda_object_release(what.original);
     count(s, -1);
+}
+
+PAGODA_NOINLINE void unmap_slowly(pagoda_device_state &s, uint64_t address, size_t bytes,
+                                  bool copy_back) {
+    uint64_t direct;
+    if (s.space->dead())
+        return;
+    void *p = s.space->virtual_address(address);
+    if (p == nullptr || s.live == nullptr || bytes == 0 ||
+        !s.space->find(p, bytes, UINT64_MAX, &direct) || direct != address) {
+        unmap_alone(s, address, bytes);
+    } else if (bounce_buffers.owns(p)) {
+        unmap_bounced(s, p, address, bytes, copy_back);
+    } else {
+        pagoda_object_release(p);
+        count(s, -1);
+    }
 }
 
 void sync(device *dev, dma_addr_t address, size_t bytes, bool copies, bool for_device) {
@@ -309,22 +326,13 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
                                     dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
-    uint64_t direct;
-    if (PAGODA_UNLIKELY(s.space->dead()))
-        return;
-    void *p = s.space->virtual_address(address);
-    if (PAGODA_UNLIKELY(p == nullptr || s.live == nullptr || bytes == 0 ||
-                        !s.space->find(p, bytes, UINT64_MAX, &direct) || direct != address)) {
-        unmap_alone(s, address, bytes);
+    void *p = s.space->heap_at(address, bytes);
+    if (PAGODA_LIKELY(p != nullptr && s.live != nullptr && !s.space->dead())) {
+        pagoda_object_release(p);
+        count(s, -1);
         return;
     }
-    if (PAGODA_UNLIKELY(bounce_buffers.owns(p))) {
-        bool back = dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0;
-        unmap_bounced(s, p, address, bytes, back);
-        return;
-    }
-    pagoda_object_release(p);
-    count(s, -1);
+    unmap_slowly(s, address, bytes, dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0);
 }
 
 PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, size_t bytes,

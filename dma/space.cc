@@ -259,7 +259,7 @@ uintptr_t space::linear_memory(uint64_t address) const {
     return 0;
 }
 
-bool space::find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
+bool space::find_across(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
     uintptr_t at = number(p);
     granule g = granules_.get(at);
     uintptr_t begin = granule_of(at);

@@ -41,7 +41,18 @@ class space {
 
     // The device address of [p, p + bytes) in heap memory whose granules are mapped at addresses
     // within `mask`. False: not so; see reach(). No system call, no lock: any context.
-    bool find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const;
+    bool find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
+        auto at = reinterpret_cast<uintptr_t>(p);
+        size_t inside = at & (kPageblockSize - 1);
+        granule g = granules_.get(at);
+        uint64_t found = g.address() + inside;
+        if (PAGODA_UNLIKELY(bytes - 1 >= kPageblockSize - inside ||
+                            !g.covers(inside, inside + bytes) || bytes - 1 > mask ||
+                            found > mask - (bytes - 1) || dead()))
+            return find_across(p, bytes, mask, address);
+        *address = found;
+        return true;
+    }
     // Makes find() succeed: holds and maps the granules. -EFAULT: not the heap's memory; -ERANGE:
     // not within the mask, or in no-IOMMU mode; what map() says. Blocks.
     int reach(const void *p, size_t bytes, uint64_t mask);
@@ -67,6 +78,19 @@ class space {
 
     // The memory behind a device address: heap, chunk or range. NULL: nothing. Any context.
     void *virtual_address(uint64_t address) const;
+    // The same for a part of one granule of the heap, which no chunk has; NULL for all else.
+    void *heap_at(uint64_t address, size_t bytes) const {
+        for (const linear &l : linear_)
+            if (address - l.address < l.bytes) {
+                uintptr_t at = l.memory + (address - l.address);
+                size_t inside = at & (kPageblockSize - 1);
+                granule g = granules_.get(at);
+                bool here = bytes - 1 < kPageblockSize - inside &&
+                            g.state() == granule_state::linear && g.covers(inside, inside + bytes);
+                return here ? reinterpret_cast<void *>(at) : nullptr;
+            }
+        return nullptr;
+    }
 
     // Addresses without memory behind them, for dma_iova_*: reserve, map pieces, give back. A piece
     // begins as far into a granule as its memory does. Errors as map_range().
@@ -97,6 +121,7 @@ class space {
         chunk *next;
     };
 
+    bool find_across(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const;
     bool init(iommu *back_end, int *error);
     int read_windows(iova_window *out, int *count) const;
     bool reserve_holes(const iova_window *window, int count);

@@ -393,6 +393,36 @@ static inline void dma_free_noncoherent(struct device *dev, size_t size, void *p
     pagoda_dma_free_pages(dev, size, virt_to_page(p), handle, dir);
 }
 
+struct sg_table;
+
+/* Memory for streaming that the device has in one piece: zeroed, within the streaming mask, of any
+ * length up to 4 GiB where there is an IOMMU. The table (scatterlist.h) has one segment, with its
+ * device address. gfp may not name a zone, nor __GFP_COMP; no attribute has an effect. Here the
+ * program has it in one piece as well. NULL as above. */
+struct sg_table *pagoda_dma_alloc_noncontiguous(struct device *dev, size_t size,
+                                                enum dma_data_direction dir, gfp_t gfp,
+                                                unsigned long attrs)
+    __attribute__((warn_unused_result));
+/* Frees it; size and table must be those of the allocation: anything else is one line on stderr. */
+void pagoda_dma_free_noncontiguous(struct device *dev, size_t size, struct sg_table *table,
+                                   enum dma_data_direction dir);
+/* Where the program has it: until it is freed. The end of that has nothing to do. */
+void *pagoda_dma_vmap_noncontiguous(struct device *dev, size_t size, struct sg_table *table);
+static inline struct sg_table *dma_alloc_noncontiguous(struct device *dev, size_t size,
+                                                       enum dma_data_direction dir, gfp_t gfp,
+                                                       unsigned long attrs) {
+    return pagoda_dma_alloc_noncontiguous(dev, size, dir, gfp, attrs);
+}
+static inline void dma_free_noncontiguous(struct device *dev, size_t size, struct sg_table *table,
+                                          enum dma_data_direction dir) {
+    pagoda_dma_free_noncontiguous(dev, size, table, dir);
+}
+static inline void *dma_vmap_noncontiguous(struct device *dev, size_t size,
+                                           struct sg_table *table) {
+    return pagoda_dma_vmap_noncontiguous(dev, size, table);
+}
+static inline void dma_vunmap_noncontiguous(struct device *dev, void *p) { (void)dev, (void)p; }
+
 /* Mapping in two steps: a window of device addresses first, then pieces of memory in it. */
 
 /* The window. */

@@ -2,6 +2,7 @@
 
 #include "tests/dma/soft.h"
 
+#include <pagoda/compat24.h>
 #include <pagoda/slab.h>
 
 #include <errno.h>
@@ -194,6 +195,23 @@ TEST(Coherent, ManagedMemoryGoesWithTheDevice) {
     EXPECT_TRUE(test::succeeded(end));
     EXPECT_EQ(end.lines(), 2u) << end.errors;
     EXPECT_TRUE(end.said("is not managed memory")) << end.errors;
+}
+
+TEST(Coherent, OldNames) {
+    soft_device dev;
+    pci_dev of_a_bus = {};
+    of_a_bus.dev = *dev.get();
+    dma_addr_t at;
+    void *p = dma_alloc_coherent(dev, 100, &at, GFP_KERNEL); // there is memory after this
+    dma_free_coherent(dev, 100, p, at);
+    p = pci_alloc_consistent(&of_a_bus, 100, &at);
+    ASSERT_NE(p, nullptr);
+    EXPECT_EQ(dev.reads(at, 100), std::string(100, 0));
+    pci_free_consistent(&of_a_bus, 100, p, at);
+    p = usb_buffer_alloc(dev, 100, GFP_KERNEL, &at);
+    ASSERT_NE(p, nullptr);
+    EXPECT_EQ(dev.reads(at, 100), std::string(100, 0));
+    usb_buffer_free(dev, 100, p, at);
 }
 
 TEST(Coherent, PagesForStreaming) {
