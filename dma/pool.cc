@@ -1,6 +1,7 @@
 #include "dma/pool.h"
 
 #include "dma/complain.h"
+#include "dma/managed.h"
 #include "dma/mapping.h"
 #include "dma/mutex.h"
 #include "dma/pool_checks.h"
@@ -255,6 +256,31 @@ PAGODA_EXPORT void pagoda_dma_pool_destroy(dma_pool *of) {
         p->checks->each_used(report_used, p);
     pagoda_kmem_cache_destroy(p->blocks); // reports what is in use, and leaks it
     free_pool(p);
+}
+
+namespace {
+void end_managed(void *of) { pagoda_dma_pool_destroy(static_cast<dma_pool *>(of)); }
+} // namespace
+
+PAGODA_EXPORT dma_pool *pagoda_dmam_pool_create(const char *name, device *dev, size_t size,
+                                                size_t align, size_t boundary) {
+    dma_pool *of = pagoda_dma_pool_create(name, dev, size, align, boundary);
+    if (of == nullptr || managed_add(dev->state, end_managed, of) == 0)
+        return of;
+    int error = errno;
+    pagoda_dma_pool_destroy(of);
+    errno = error;
+    return nullptr;
+}
+
+PAGODA_EXPORT void pagoda_dmam_pool_destroy(dma_pool *of) {
+    if (of == nullptr)
+        return;
+    pagoda_device_state *s = internal(of).device;
+    if (s == nullptr || !managed_remove(s, end_managed, of))
+        complain("dmam_pool_destroy: %p is no managed dma_pool", static_cast<void *>(of));
+    else
+        pagoda_dma_pool_destroy(of);
 }
 
 PAGODA_EXPORT void pagoda_dma_pool_set_checks(bool on) {

@@ -41,6 +41,14 @@ struct dma_pool *pagoda_dma_pool_create(const char *name, struct device *dev, si
  * ignored. Blocks. */
 void pagoda_dma_pool_destroy(struct dma_pool *pool);
 
+/* A pool that is destroyed when the device is closed, if not before. NULL as above. */
+struct dma_pool *pagoda_dmam_pool_create(const char *name, struct device *dev, size_t size,
+                                         size_t align, size_t boundary)
+    __attribute__((warn_unused_result));
+/* Destroys it before. A pool that is not managed is one line on stderr, and stays. NULL is ignored.
+ * Blocks. */
+void pagoda_dmam_pool_destroy(struct dma_pool *pool);
+
 /* Pools created from now on check what is done with their blocks, as all do in a debug build of the
  * library: frees of what is no block of the pool, with another device address, or for the second
  * time are reported and ignored; so are writes to free blocks, at the next allocation. A free block
@@ -63,6 +71,11 @@ static inline struct dma_pool *dma_pool_create_node(const char *name, struct dev
     return pagoda_dma_pool_create(name, dev, size, align, boundary);
 }
 static inline void dma_pool_destroy(struct dma_pool *pool) { pagoda_dma_pool_destroy(pool); }
+static inline struct dma_pool *dmam_pool_create(const char *name, struct device *dev, size_t size,
+                                                size_t align, size_t boundary) {
+    return pagoda_dmam_pool_create(name, dev, size, align, boundary);
+}
+static inline void dmam_pool_destroy(struct dma_pool *pool) { pagoda_dmam_pool_destroy(pool); }
 
 /* A block, and in *handle its address for the device; zeroed with __GFP_ZERO. NULL when memory,
  * addresses within the mask or the limit on locked memory are short, the device is closed, or in a

@@ -183,9 +183,7 @@ TEST_IN_CHILD(EndsWithTheParent) {
         dma_addr_t at, other;
         void *block = dma_pool_alloc(pool, GFP_KERNEL, &at);
         ASSERT_NE(block, nullptr);
-        heap_before_fork();
         pid_t pid = fork();
-        heap_after_fork(pid == 0);
         if (pid == 0) {
             alarm(60);
             dma_pool_free(pool, block, at); // ignored
@@ -200,6 +198,20 @@ TEST_IN_CHILD(EndsWithTheParent) {
         dma_pool_free(pool, block, at);
         dma_pool_destroy(pool);
     }
+}
+
+TEST_IN_CHILD(GoesWithItsDeviceIfManaged) {
+    soft_device dev;
+    dma_addr_t at;
+    dma_pool *early = dmam_pool_create("early", dev, 64, 0, 0);
+    dma_pool *late = dmam_pool_create("late", dev, 64, 0, 0);
+    ASSERT_TRUE(early != nullptr && late != nullptr);
+    void *block = dma_pool_alloc(late, GFP_KERNEL, &at);
+    EXPECT_NE(block, nullptr);
+    dma_pool_free(late, block, at);
+    dmam_pool_destroy(early);
+    dmam_pool_destroy(nullptr);
+    EXPECT_EQ(dmam_pool_create("wrong", dev, 0, 0, 0), nullptr);
 }
 
 // In a child; what it says is what is asked about.
@@ -270,14 +282,16 @@ TEST(PoolMisuse, OfBlocksTwiceIsReportedByChecks) {
         dma_pool_free(pool, block, at);
         dma_pool_free(pool, block, at);
         dma_pool_free(pool, block + 1, at + 1);
+        dmam_pool_destroy(pool); // it is not managed
         dma_pool_destroy(pool);
         dma_pool_destroy(pool);
     });
     EXPECT_TRUE(succeeded(end));
     EXPECT_TRUE(end.said("is free already")) << end.errors;
     EXPECT_TRUE(end.said("no block of the pool")) << end.errors;
+    EXPECT_TRUE(end.said("is no managed dma_pool")) << end.errors;
     EXPECT_TRUE(end.said("is no dma_pool")) << end.errors;
-    EXPECT_EQ(end.lines(), 3u) << end.errors;
+    EXPECT_EQ(end.lines(), 4u) << end.errors;
 }
 
 TEST(PoolMisuse, OfFreeBlocksIsReportedByChecks) {
