@@ -14,9 +14,6 @@
 namespace pagoda::dma {
 namespace {
 
-constexpr uint64_t kLastAddress = (uint64_t{1} << (page_table::kPageBits + kPageShift)) - 1;
-constexpr uint64_t k4Gib = uint64_t{1} << 32;
-
 // A word of pages_: the address of the memory, and what the page is part of.
 constexpr uint64_t kFirst = 1, kLast = 2, kPiece = 4, kRange = 8, kChunk = 16;
 constexpr uint64_t kKinds = kPiece | kRange | kChunk, kFlags = kPageSize - 1;
@@ -47,7 +44,7 @@ bool space::init(iommu *back_end, int *error) {
     iommu_ = back_end;
     shift_ = log2_floor(back_end->granule);
     init_iova_domain(&domain_, back_end->granule, 1);
-    *error = read_windows(window_, &windows_);
+    *error = windows_.read(*iommu_);
     if (*error != 0)
         return false;
     *error = -ENOMEM;
@@ -55,7 +52,7 @@ bool space::init(iommu *back_end, int *error) {
     linear_[0].memory = l->zone_base;
     linear_[1].memory = l->vmalloc_start;
     if (!granules_.init(l->zone_base, l->vmalloc_end - l->zone_base) ||
-        iova_domain_init_rcaches(&domain_) != 0 || !reserve_holes(window_, windows_))
+        iova_domain_init_rcaches(&domain_) != 0 || !reserve_holes(windows_))
         return false;
     if (translates() && !place_linear())
         return false;
@@ -74,53 +71,22 @@ void space::destroy(space *s) {
     kvfree(s);
 }
 
-// Whole granules of them, as far as pages_ reaches.
-int space::read_windows(iova_window *out, int *count) const {
-    iova_window all[kMaxSpaceWindows];
-    int n = iommu_->ops->windows(*iommu_, all, kMaxSpaceWindows);
-    if (n < 0)
-        return n;
-    uint64_t mask = iommu_->granule - 1;
-    *count = 0;
-    for (int i = 0; i < min_of(n, kMaxSpaceWindows); i++) {
-        iova_window w = {align_up(all[i].first, iommu_->granule),
-                         min_of(all[i].last, kLastAddress)};
-        if ((w.last & mask) != mask)
-            w.last = align_down(w.last, iommu_->granule) - 1; // wraps where nothing is left
-        if (w.first >= all[i].first && w.first < w.last && w.last <= all[i].last)
-            out[(*count)++] = w;
-    }
-    return *count > 0 ? 0 : -ENOSPC;
-}
-
 // Addresses outside of the windows are never given out.
-bool space::reserve_holes(const iova_window *window, int count) {
-    uint64_t from = 0;
-    for (int i = 0; i < count; i++) {
-        if (window[i].first > from &&
-            reserve_iova(&domain_, from >> shift_, (window[i].first - 1) >> shift_) == nullptr &&
-            window[i].first >> shift_ > 1) // page 0 is not the domain's
-            return false;
-        from = window[i].last + 1;
-    }
-    return reserve_iova(&domain_, from >> shift_, UINT64_MAX >> shift_) != nullptr;
+bool space::reserve_holes(const window_list &w) {
+    return w.each_hole(
+        [](void *self, uint64_t first, uint64_t last) {
+            iova_domain *d = &static_cast<space *>(self)->domain_;
+            // Page 0 is not the domain's.
+            return last >> iova_shift(d) == 0 ||
+                   reserve_iova(d, first >> iova_shift(d), last >> iova_shift(d)) != nullptr;
+        },
+        this);
 }
 
-// Half of the largest window for the zone and a quarter for vmalloc's range, above 4 GiB where that
-// is possible: what is below is precious.
+// Half of the largest window for the zone and a quarter for vmalloc's range.
 bool space::place_linear() {
-    iova_window best = {1, 0};
     bool high = false;
-    for (int i = 0; i < windows_; i++) {
-        iova_window w = window_[i];
-        bool is_high = w.last >= k4Gib + 16 * kPageblockSize;
-        if (is_high)
-            w.first = max_of(w.first, k4Gib);
-        if (is_high > high ||
-            (is_high == high && w.last - w.first + 1 > best.last - best.first + 1))
-            best = w;
-        high |= is_high;
-    }
+    iova_window best = windows_.largest(&high);
     uint64_t room = best.last - best.first + 1;
     const pagoda_layout_record *l = pagoda_layout_get();
     uint64_t zone = min_of<uint64_t>(l->vmalloc_start - l->zone_base, room / 2);
@@ -138,58 +104,51 @@ bool space::place_linear() {
     return reserve_iova(&domain_, start >> shift_, (start + zone + areas - 1) >> shift_) != nullptr;
 }
 
+// Whether all that is mapped linearly does.
+bool space::linear_lies_in(const window_list &w) const {
+    struct check {
+        const window_list &w;
+        bool good;
+    } c = {w, true};
+    granules_.each(
+        [](void *context, uintptr_t, granule g) {
+            auto &all = *static_cast<check *>(context);
+            uint64_t first = g.address() + g.first();
+            if (g.state() == granule_state::linear)
+                all.good &= all.w.contains(first, first + g.bytes() - 1);
+        },
+        &c);
+    return c.good;
+}
+
 int space::refresh_windows() {
-    iova_window now[kMaxSpaceWindows];
-    int count = 0;
-    int error = read_windows(now, &count);
+    window_list now;
+    int error = now.read(*iommu_);
     if (error != 0)
         return error;
     iova_flush(&domain_);
-    uint64_t from = 0;
-    for (int i = 0; i <= count; i++) {
-        uint64_t end = i < count ? now[i].first : kLastAddress + 1; // the hole's
-        if (end > from && iova_overlaps(&domain_, from >> shift_, (end - 1) >> shift_))
-            return -EADDRINUSE;
-        from = i < count ? now[i].last + 1 : end;
-    }
-    struct check {
-        const iova_window *window;
-        int count;
-        bool good;
-    } c = {now, count, true};
+    bool free = now.each_hole(
+        [](void *self, uint64_t first, uint64_t last) {
+            iova_domain *d = &static_cast<space *>(self)->domain_;
+            return !iova_overlaps(d, first >> iova_shift(d), last >> iova_shift(d));
+        },
+        this);
+    if (!free)
+        return -EADDRINUSE;
     {
         locked lock(g_granules_lock);
-        granules_.each(
-            [](void *context, uintptr_t, granule g) {
-                auto &check_now = *static_cast<check *>(context);
-                bool inside = g.state() != granule_state::linear;
-                for (int i = 0; i < check_now.count && !inside; i++)
-                    inside = g.address() + g.first() >= check_now.window[i].first &&
-                             g.address() + g.first() + g.bytes() - 1 <= check_now.window[i].last;
-                check_now.good &= inside;
-            },
-            &c);
-        if (!c.good)
+        if (!linear_lies_in(now))
             return -EADDRINUSE;
-        for (int i = 0; i < count; i++)
-            window_[i] = now[i];
-        windows_ = count;
+        windows_ = now;
     }
-    return reserve_holes(now, count) ? 0 : -ENOMEM;
-}
-
-bool space::in_a_window(uint64_t first, uint64_t last) const {
-    for (int i = 0; i < windows_; i++)
-        if (first >= window_[i].first && last <= window_[i].last)
-            return true;
-    return false;
+    return reserve_holes(now) ? 0 : -ENOMEM;
 }
 
 int space::windows(iova_window *out, int capacity) const {
     locked lock(g_granules_lock);
-    for (int i = 0; i < windows_ && i < capacity; i++)
-        out[i] = window_[i];
-    return windows_;
+    for (int i = 0; i < windows_.count && i < capacity; i++)
+        out[i] = windows_.window[i];
+    return windows_.count;
 }
 
 space_counters space::counters() const {
@@ -305,6 +264,7 @@ int space::reach(const void *p, size_t bytes, uint64_t mask) {
 int space::map_granule(uintptr_t at) {
     uintptr_t begin = granule_of(at);
     auto *memory = reinterpret_cast<void *>(at);
+    uint64_t address = linear_address(begin);
     if (!granules_.prepare(at))
         return -ENOMEM;
     {
@@ -313,13 +273,14 @@ int space::map_granule(uintptr_t at) {
             pthread_cond_wait(&g_granule_changed, &g_granules_lock);
         if (granules_.get(at).mapped())
             return 0;
+        if (!windows_.contains(address, address + kPageblockSize - 1))
+            return -ERANGE;
         granules_.set(at, granule::of(granule_state::changing, 0, 0, 1));
     }
     void *start = nullptr;
     size_t bytes = 0;
     int held = pagoda_block_hold(memory, &start, &bytes);
     int error = held;
-    uint64_t address = linear_address(begin);
     size_t inside = number(start) - begin;
     if (error == 0)
         error = call_map(address + inside, number(start), bytes, kReadWrite);

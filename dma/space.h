@@ -13,12 +13,11 @@
 #include "dma/iommu.h"
 #include "dma/iova.h"
 #include "dma/page_table.h"
+#include "dma/windows.h"
 
 struct pagoda_device_state;
 
 namespace pagoda::dma {
-
-inline constexpr int kMaxSpaceWindows = 32;
 
 struct space_counters {
     uint64_t map_calls, unmap_calls, mapped_bytes, live_ranges;
@@ -123,10 +122,9 @@ class space {
 
     bool find_across(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const;
     bool init(iommu *back_end, int *error);
-    int read_windows(iova_window *out, int *count) const;
-    bool reserve_holes(const iova_window *window, int count);
+    bool reserve_holes(const window_list &w);
+    bool linear_lies_in(const window_list &w) const;
     bool place_linear();
-    bool in_a_window(uint64_t first, uint64_t last) const;
     int usable() const;
     uint64_t linear_address(uintptr_t at) const;
     uintptr_t linear_memory(uint64_t address) const;
@@ -147,8 +145,7 @@ class space {
     unsigned shift_ = 0;
     page_table pages_; // ranges, pieces, chunks
     granule_table granules_;
-    iova_window window_[kMaxSpaceWindows] = {};
-    int windows_ = 0;
+    window_list windows_; // changed with g_granules_lock
     // Of zone and vmalloc range, as much as has a place: its first address, the device's, bytes.
     struct linear {
         uintptr_t memory;

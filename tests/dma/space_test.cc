@@ -280,6 +280,11 @@ TEST(space, windows_that_shrink_are_refused_where_something_is_mapped) {
     dma::iova_window seen[4];
     EXPECT_EQ(s->windows(seen, 4), 1) << "as before";
     EXPECT_EQ(s->unmap_range(range, 4096), 0);
+    uint64_t unused = align_down(linear, kPageblockSize) + 64 * kPageblockSize;
+    i.now = {{0, unused - 1}, {unused + 4096, last}};
+    EXPECT_EQ(s->refresh_windows(), 0);
+    char *beyond = heap.at + (unused - linear);
+    EXPECT_EQ(s->reach(beyond, 1, UINT64_MAX), -ERANGE) << "the hole has come into its granule";
     i.now = {{0, 0xfedfffff}, {0xfef00000, last}};
     EXPECT_EQ(s->refresh_windows(), 0);
     EXPECT_EQ(s->windows(seen, 4), 2);
