@@ -70,9 +70,13 @@ struct pagoda_dma_counters {
 };
 void pagoda_dma_get_counters(const struct device *dev, struct pagoda_dma_counters *counters);
 
+/* A device's name: its PCI address, or what a software device was called. */
 static inline const char *dev_name(const struct device *dev) { return dev->name; }
+/* What the last dev_set_drvdata of the device set; NULL before. */
 static inline void *dev_get_drvdata(const struct device *dev) { return dev->driver_data; }
+/* Notes a pointer of the driver's with the device. */
 static inline void dev_set_drvdata(struct device *dev, void *data) { dev->driver_data = data; }
+/* The NUMA node that the device is near to; NUMA_NO_NODE where the system does not say. */
 static inline int dev_to_node(const struct device *dev) { return dev->numa_node; }
 
 #ifdef __cplusplus
