@@ -3,8 +3,10 @@
 #include "hugepage/meta.h"
 #include "hugepage/report.h"
 #include "hugepage/shared_blocks.h"
+#include "hugepage/sys.h"
 #include "lib/kernel_api.h"
 #include "lib/misuse.h"
+#include "lib/page_hold.h"
 #include "lib/pages.h"
 #include "lib/thread.h"
 
@@ -18,6 +20,7 @@ std::atomic<bool> g_device_surplus{false};
 namespace {
 
 constexpr uint64_t kLowEnd = uint64_t{1} << 24; // addresses below are few
+constexpr uint64_t kLowForMs = 1000;            // others get them before growth is tried again
 constexpr unsigned kWideMask = 32;              // bits; from here on addresses are plenty
 constexpr uint32_t kWideStep = (16 << 20) / kPageblockSize;
 // Without an IOMMU a page has the address that it has: so many are tried for a narrow mask.
@@ -40,7 +43,7 @@ mutex growth{lock_rank::growth};
 std::atomic<const thread_state *> grower{nullptr};  // who has that lock
 std::atomic<const thread_state *> trimmer{nullptr}; // who gives chunks back
 std::atomic<bool> refused{false};                   // and said so
-std::atomic<bool> low_too{false};                   // there were no others the last time
+std::atomic<uint64_t> low_until{0};                 // ms: there were no others a moment ago
 
 mutex lock{lock_rank::device};
 std::atomic<uint32_t> deferred{0}; // freed without the lock: page index + 1, linked
@@ -108,7 +111,8 @@ uint32_t find_in(const chunk &c, uint32_t count, unsigned align_order, uint64_t 
 
 // Who can have other memory, or wait for it, does not get what is below kLowEnd.
 chunk *find(uint32_t count, unsigned align_order, uint64_t mask, bool may_grow, uint32_t *at) {
-    bool spares = may_grow && mask >= kLowEnd && !low_too.load(std::memory_order_relaxed);
+    bool spares =
+        may_grow && mask >= kLowEnd && sys::now_ms() >= low_until.load(std::memory_order_relaxed);
     for (chunk *c = chunks; c != nullptr && !(spares && c->last_byte() < kLowEnd); c = c->next)
         if ((*at = find_in(*c, count, align_order, mask)) != c->pages)
             return c;
@@ -298,7 +302,7 @@ bool grow_or_say(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp)
     unsigned bits = mask == ~uint64_t{0} ? 64 : log2_floor(mask + 1);
     int r = by == nullptr ? -ENODEV : grow(by, max_of(count, 1u << align_order), bits);
     if (mask >= kLowEnd)
-        low_too.store(r != 0, std::memory_order_relaxed);
+        low_until.store(r != 0 ? sys::now_ms() + kLowForMs : 0, std::memory_order_relaxed);
     if (r != 0 && is_there(count, align_order, mask))
         return true;
     if (r == 0)
@@ -389,6 +393,21 @@ device_pages_stats device_pages_get_stats(uint64_t from, uint64_t to) {
     return s;
 }
 
+// Those that a device uses follow by themselves, one by one, with its last hold.
+static void give_unheld(uint32_t first, uint32_t pages) {
+    slow_path scope;
+    uint32_t run = 0;
+    for (uint32_t at = first; at <= first + pages; at++) {
+        if (at < first + pages && !hold_puts_off_pages(at)) {
+            run++;
+        } else if (run != 0) {
+            pages_count(-int64_t{run}, -int64_t{run});
+            device_pages_give(at - run, run);
+            run = 0;
+        }
+    }
+}
+
 mutex &device_growth_lock() { return growth; }
 mutex &device_lock() { return lock; }
 
@@ -431,11 +450,12 @@ PAGODA_EXPORT void *pagoda_device_pages_alloc(uint32_t pages, unsigned order, ui
         pagoda::page &pg = page_at(i);
         pg.owner = nullptr;
         pg.refs.store(0, std::memory_order_relaxed);
-        pg.flags = 0;
+        pg.flags = kPageHead; // single pages in a row, which a hold may cover together
         pg.head = i;
         pg.order = 0;
     }
     memset(g_pagemap.page_class + got.first, kClassPages, pages);
+    pages_count(pages, pages);
     void *p = page_address(got.first);
     return (gfp & __GFP_ZERO) != 0 ? memset(p, 0, size_t{pages} << kPageShift) : p;
 }
@@ -452,9 +472,6 @@ PAGODA_EXPORT void pagoda_device_pages_free(void *p, uint32_t pages) {
         report_not_pages(at, "pagoda_device_pages_free");
         return;
     }
-    {
-        slow_path scope;
-        device_pages_give(static_cast<uint32_t>(page_index(p)), pages);
-    }
+    give_unheld(static_cast<uint32_t>(page_index(p)), pages);
     device_pages_settle();
 }

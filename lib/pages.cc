@@ -319,6 +319,8 @@ void pages_finish_free(uint32_t head) {
         free_block(head, pg.order, GFP_KERNEL);
 }
 
+void pages_count(int64_t blocks, int64_t pages) { count(blocks, pages); }
+
 pages_stats pages_get_stats() {
     return {live_blocks.load(std::memory_order_relaxed), live_pages.load(std::memory_order_relaxed),
             served.load(std::memory_order_relaxed)};

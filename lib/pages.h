@@ -42,6 +42,9 @@ inline ::page *public_page(uint32_t index) {
     return reinterpret_cast<::page *>(g_pagemap.memmap + index);
 }
 
+// Blocks and pages that came or went elsewhere count as well.
+void pages_count(int64_t blocks, int64_t pages);
+
 struct pages_stats {
     uint64_t blocks; // live
     uint64_t pages;  // live

@@ -250,6 +250,7 @@ TEST_IN_CHILD(wholly_free_go_back_beyond_a_few) {
         memset(held.back(), 0x44, 4 * kMiB);
     }
     EXPECT_EQ(devices.bytes(), 80 * kMiB);
+    EXPECT_GE(heap_get_stats().committed, 80 * kMiB);
     zone_stats before = zone_normal().stats();
     EXPECT_EQ(before.set_aside << kPageShift, 80 * kMiB);
     for (char *p : held)
@@ -336,6 +337,25 @@ TEST(device_pages, are_freed_once_and_as_what_they_are) {
     EXPECT_TRUE(succeeded(end));
     EXPECT_EQ(end.lines(), 3u) << end.errors;
     EXPECT_TRUE(end.said("pagoda_device_pages_free")) << end.errors;
+}
+
+TEST(device_pages, that_a_device_uses_are_freed_later) {
+    child_end end = in_child([] {
+        mutable_options().on_error = error_policy::report;
+        attach();
+        char *p = get(3, 0, kAny);
+        ASSERT_NE(p, nullptr);
+        uint64_t live = heap_get_stats().live_objects;
+        ASSERT_EQ(pagoda_object_hold(p + kPageSize + 10, kPageSize), 0); // in two of them
+        put(p, 3);
+        EXPECT_EQ(all().free, all().present - 2);
+        EXPECT_EQ(heap_get_stats().live_objects, live - 1);
+        pagoda_object_release(p + kPageSize + 10);
+        EXPECT_EQ(all().free, all().present);
+        EXPECT_EQ(heap_get_stats().live_objects, live - 3);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
 }
 
 // Rows 27, 28 and 58: the page allocator's names.
