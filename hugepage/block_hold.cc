@@ -1,6 +1,5 @@
-// The zone's part in holding memory for devices: pagoda_block_hold() of hugepage/provider.h. A held
-// pageblock is populated and stays so. Where its memory is wanted back, only wholly free ones are
-// asked for, after all others, and without locks: the library above may have to wait for its own.
+#include "hugepage/block_hold.h"
+
 #include "hugepage/provider.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"

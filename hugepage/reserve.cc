@@ -1,5 +1,6 @@
 #include "hugepage/reserve.h"
 
+#include "hugepage/block_hold.h"
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"

@@ -47,9 +47,6 @@ extern PAGODA_INTERNAL constinit thread_local uint32_t t_keeps_memory
     __attribute__((tls_model("initial-exec")));
 inline bool may_give_back() { return t_keeps_memory == 0; }
 
-// Touches memory for writing: all of it holds some then. False: it cannot be had.
-bool populate_memory(uintptr_t at, size_t bytes);
-
 class zone {
   public:
     // `count` pages in a row, their first aligned to 2^align_order pages (at most 1 GiB). Blocking

@@ -1,5 +1,6 @@
 #include "lib/area_hold.h"
 
+#include "hugepage/block_hold.h"
 #include "hugepage/provider.h"
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"

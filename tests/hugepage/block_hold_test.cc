@@ -1,3 +1,5 @@
+#include "hugepage/block_hold.h"
+
 #include "hugepage/address_space.h"
 #include "hugepage/options.h"
 #include "hugepage/sys.h"
@@ -310,7 +312,7 @@ TEST(BlockHoldTest, AgreesWithAModel) {
             for (uint32_t i = 0; i < r.count; i++)
                 ASSERT_EQ(*static_cast<uint64_t *>(page_address(r.first + i)), r.mark);
         };
-        uint64_t steps = test::operations() / (kDebug ? 1000 : 100);
+        uint64_t steps = test::operations() / (kDebug ? 2000 : 400);
         for (uint64_t step = 0; step < steps; step++) {
             switch (random.below(8)) {
             case 0:

@@ -288,7 +288,7 @@ TEST(area_holds, agree_with_a_model) {
             fill(a.p, 4096, a.tag);
             fill(a.p + align_down(a.bytes - 4096, 8), 4096, a.tag + 1);
         };
-        uint64_t steps = operations() / (kDebug ? 20000 : 1000);
+        uint64_t steps = operations() / (kDebug ? 20000 : 2000);
         for (uint64_t step = 0; step < steps; step++) {
             fake_provider::willing = random.one_in(2);
             size_t bytes = kMiB + 1 + random.below(10 * kMiB);
