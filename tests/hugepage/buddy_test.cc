@@ -28,6 +28,15 @@ class BuddyTest : public ::testing::Test {
     uint32_t take(unsigned order) { return buddy_.take(order, &dirty_); }
     uint32_t take_exact(uint32_t count) { return buddy_.take_exact(count, &dirty_); }
     uint32_t take_blocks(uint32_t count) { return buddy_.take_blocks(count, 1, &dirty_); }
+    // As zone::hold_block(): first what holds no memory gets some.
+    void hold(uint32_t number) {
+        uint64_t clean[8];
+        buddy_.take_clean(number, clean);
+        buddy_.pin(number, true);
+        for (uint32_t at = 0; at < kPageblockPages; at++)
+            if ((clean[at / 64] >> (at % 64) & 1) != 0)
+                buddy_.release(number * kPageblockPages + at, 1, true);
+    }
     std::vector<uint64_t> free_blocks() const {
         std::vector<uint64_t> counts;
         for (unsigned order = 0; order <= kPageblockOrder; order++)
@@ -268,7 +277,7 @@ TEST_F(BuddyTest, AForkChildFindsEverythingIsolated) {
 
 TEST_F(BuddyTest, WholeCleanBlocksCanLeave) {
     buddy_.release(0, 4 * kPageblockPages - 1, false);
-    buddy_.block(0).pins = 1;
+    hold(0);
     buddy_.block(1).flags = kBlockHugetlb;
     uint32_t block = 0;
     ASSERT_TRUE(buddy_.isolate_clean(&block));
@@ -285,8 +294,36 @@ TEST_F(BuddyTest, WholeCleanBlocksCanLeave) {
     EXPECT_TRUE(buddy_.consistent(kBlocks));
 }
 
+TEST_F(BuddyTest, HeldBlocksHoldMemoryAndGoLast) {
+    buddy_.release(0, 2 * kPageblockPages, false);
+    hold(0);
+    EXPECT_EQ(buddy_.dirty_pages(), kPageblockPages);
+    EXPECT_EQ(buddy_.purgeable_pages(), kPageblockPages) << "somebody may let go of it";
+    uint32_t block = 1;
+    EXPECT_FALSE(buddy_.isolate_dirty(&block));
+    ASSERT_TRUE(buddy_.isolate_held(false, &block));
+    EXPECT_EQ(block, 0u);
+    EXPECT_EQ(buddy_.purgeable_pages(), 0u);
+    buddy_.block(0).flags |= kBlockRefused;
+    buddy_.unisolate(0, true);
+    EXPECT_FALSE(buddy_.isolate_held(false, &block));
+    EXPECT_EQ(buddy_.purgeable_pages(), 0u);
+    EXPECT_EQ(buddy_.purgeable_pages(true), kPageblockPages);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+    EXPECT_EQ(take(0), 0u); // in use again, and then free
+    EXPECT_EQ(dirty_, 1u);
+    EXPECT_EQ(buddy_.held_blocks(true), 0u);
+    buddy_.release(0, 1, false);
+    EXPECT_EQ(buddy_.dirty_pages(), kPageblockPages) << "what is held holds memory";
+    EXPECT_TRUE(buddy_.isolate_held(false, &block));
+    buddy_.pin(0, false);
+    buddy_.unisolate(0, true);
+    EXPECT_TRUE(buddy_.consistent(kBlocks));
+    EXPECT_TRUE(buddy_.isolate_dirty(&block));
+}
+
 TEST_F(BuddyTest, PinnedAndHugetlbBlocksAreNeverPurged) {
-    buddy_.block(0).pins = 1;
+    buddy_.pin(0, true);
     buddy_.block(1).flags = kBlockHugetlb;
     buddy_.release(0, 2 * kPageblockPages, true);
     uint32_t block = 0;
