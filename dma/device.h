@@ -3,6 +3,7 @@
 
 #include "dma/space.h"
 #include "dma/spaces.h"
+#include "dma/tally.h"
 
 #include <pagoda/device.h>
 #include <pagoda/dma-mapping.h>
@@ -28,7 +29,7 @@ struct pagoda_device_state {
     uint32_t min_align_mask;
     pagoda_dma_mode mode;          // of streaming mappings
     bool direct;                   // they take the short way: mode and counters say so
-    uint64_t *live;                // per CPU: streaming mappings made, less those undone
+    pagoda::dma::tally *live;      // streaming mappings made, less those undone
     std::atomic<uint64_t> bounced; // of them, ever
     std::atomic<bool> gone;        // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;

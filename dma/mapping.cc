@@ -5,8 +5,6 @@
 #include "dma/swiotlb.h"
 #include "hugepage/provider.h"
 
-#include <pagoda/percpu.h>
-
 #include <errno.h>
 #include <string.h>
 
@@ -20,15 +18,13 @@ inline bool is_fast(const pagoda_device_state &s) {
     return s.direct && !s.gone.load(std::memory_order_relaxed) && !s.space->dead();
 }
 
-inline void count(const pagoda_device_state &s, int64_t n) {
-    pagoda_this_cpu_add(s.live, sizeof *s.live, static_cast<uint64_t>(n));
-}
+inline void count(const pagoda_device_state &s, int64_t n) { s.live->add(n); }
 
 bool make_counters(pagoda_device_state &s) {
-    uint64_t *made = alloc_percpu(uint64_t), *none = nullptr;
+    tally *made = tally::create(), *none = nullptr;
     if (made != nullptr && !__atomic_compare_exchange_n(&s.live, &none, made, false,
                                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        free_percpu(made);
+        tally::destroy(made);
     return s.live != nullptr;
 }
 
@@ -257,18 +253,13 @@ int explain(const pagoda_device_state &s, int error, size_t bytes) {
 }
 
 uint64_t live_mappings(const pagoda_device_state &s) {
-    uint64_t sum = 0;
-    unsigned cpu;
-    if (s.live != nullptr)
-        for_each_possible_cpu(cpu) sum +=
-            __atomic_load_n(per_cpu_ptr(s.live, cpu), __ATOMIC_RELAXED);
-    return sum;
+    return s.live == nullptr ? 0 : static_cast<uint64_t>(s.live->sum());
 }
 
 uint64_t mappings_forget(pagoda_device_state &s) {
     uint64_t left = live_mappings(s);
     s.direct = false;
-    free_percpu(s.live);
+    tally::destroy(s.live);
     s.live = nullptr;
     return left;
 }

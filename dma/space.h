@@ -40,7 +40,8 @@ class space {
 
     // The device address of [p, p + bytes) in heap memory whose granules are mapped at addresses
     // within `mask`. False: not so; see reach(). No system call, no lock: any context.
-    bool find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
+    [[gnu::always_inline]] bool find(const void *p, size_t bytes, uint64_t mask,
+                                     uint64_t *address) const {
         auto at = reinterpret_cast<uintptr_t>(p);
         size_t inside = at & (kPageblockSize - 1);
         granule g = granules_.get(at);

@@ -1,0 +1,57 @@
+#include "dma/tally.h"
+
+#include <pagoda/slab.h>
+
+#include <pthread.h>
+
+namespace pagoda::dma {
+
+namespace {
+
+std::atomic<uint64_t> lines_taken{1}; // a bit for each; the shared one is nobody's
+pthread_key_t line_key;
+pthread_once_t line_once = PTHREAD_ONCE_INIT;
+bool have_key;
+
+} // namespace
+
+thread_local unsigned tally::mine_ = tally::kNone;
+
+tally *tally::create() { return static_cast<tally *>(kzalloc(sizeof(tally), GFP_KERNEL)); }
+
+void tally::destroy(tally *t) { kfree(t); }
+
+// A thread that ends; what it still counts goes to the shared line.
+void tally::give_line(void *) {
+    unsigned line = mine_;
+    mine_ = kShared;
+    lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
+}
+
+unsigned tally::take_line() {
+    pthread_once(&line_once, [] { have_key = pthread_key_create(&line_key, give_line) == 0; });
+    mine_ = kShared; // whatever comes in between
+    uint64_t taken = lines_taken.load(std::memory_order_relaxed);
+    while (have_key && taken != ~uint64_t{0}) {
+        auto line = static_cast<unsigned>(__builtin_ctzll(~taken));
+        if (!lines_taken.compare_exchange_weak(taken, taken | uint64_t{1} << line,
+                                               std::memory_order_acquire,
+                                               std::memory_order_relaxed))
+            continue;
+        if (pthread_setspecific(line_key, &line_key) == 0)
+            mine_ = line;
+        else
+            lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
+        break;
+    }
+    return mine_;
+}
+
+int64_t tally::sum() const {
+    int64_t n = 0;
+    for (const row &l : lines_)
+        n += l.count.load(std::memory_order_relaxed);
+    return n;
+}
+
+} // namespace pagoda::dma
