@@ -15,7 +15,7 @@ bool have_key;
 
 } // namespace
 
-thread_local unsigned tally::mine_ = tally::kNone;
+constinit thread_local unsigned tally::mine_ = tally::kNone;
 
 tally *tally::create() { return static_cast<tally *>(kzalloc(sizeof(tally), GFP_KERNEL)); }
 

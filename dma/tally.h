@@ -36,7 +36,7 @@ class tally {
     static unsigned take_line();
     static void give_line(void *);
 
-    static thread_local unsigned mine_;
+    static constinit thread_local unsigned mine_;
 
     struct alignas(64) row {
         std::atomic<int64_t> count;
