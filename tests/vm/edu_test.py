@@ -26,8 +26,19 @@ class Edu(case.Case):
         for mode in ("type1", "iommufd"):
             print(self.edu(mode, "memlock", user="64K").output)
 
-    def test_no_clamping_and_two_devices(self):
-        result = self.edu("type1", devices=["edu", "edu"])
+    def test_the_device_is_given_back_when_the_system_asks(self):
+        self.edu("type1", "removed")
+        self.edu("iommufd", "removed")
+
+    def test_a_process_that_is_killed_leaves_the_device_to_the_next(self):
+        for mode in ("type1", "iommufd"):
+            self.edu(mode, "killed")
+
+    def test_two_devices_share_an_address_space_and_no_address_is_clamped(self):
+        for mode in ("type1", "iommufd"):
+            result = self.edu(mode, "shared", devices=["edu", "edu"])
+            self.assertNotIn("clamping", result.qemu)
+        result = self.edu("noiommu", "shared", devices=["edu", "edu"], noiommu=True)
         self.assertNotIn("clamping", result.qemu)
 
 

@@ -2,12 +2,14 @@
 // space, interrupts, and its DMA engine on memory of every kind. The first argument is the mode
 // (type1, iommufd, noiommu), the second the case: nothing (what works), "entries" (mappings until
 // the IOMMU takes no more), "memlock" (a user with a small limit), "blocked" (the device writes
-// where nothing is mapped).
+// where nothing is mapped), "removed" (the system wants it back), "killed" (its process ends in the
+// middle), "shared" (two of them in one address space).
 #include <pagoda/dma-mapping.h>
 #include <pagoda/io.h>
 #include <pagoda/pci.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -314,6 +316,78 @@ void memlock(const char *where, pagoda_iommu kind) {
     expect(said("RLIMIT_MEMLOCK is 64 KiB") && said("CAP_IPC_LOCK"), "and the sentence says so");
 }
 
+// Somebody unbinds the device while it is open: the request is heard, and closing lets it go.
+void removed(const char *where, pagoda_iommu kind) {
+    auto *e = new edu(where, kind);
+    int fd = pagoda_pci_removal_fd(e->pci);
+    pollfd waiting = {fd, POLLIN, 0};
+    expect(poll(&waiting, 1, 0) == 0, "nobody wants it back");
+    std::fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) { // holds nothing of the device, else this would never end
+        FILE *unbind = std::fopen("/sys/bus/pci/drivers/vfio-pci/unbind", "w");
+        bool written = unbind != nullptr && std::fputs("0000:00:04.0", unbind) >= 0;
+        _exit(written && std::fclose(unbind) == 0 ? 0 : 1);
+    }
+    expect(poll(&waiting, 1, 20000) == 1, "the system asks for it");
+    expect(readl(e->bar + kId) == 0x010000ed, "it works until it is closed");
+    delete e;
+    int status = -1;
+    waitpid(child, &status, 0);
+    expect(status == 0, "and is unbound then");
+    expect(pagoda_device_open(where, kind) == nullptr && said("not bound to vfio-pci"),
+           "opening it says how to bind it again");
+}
+
+// A process is killed while the device writes to its memory: the next one has a quiet device.
+void killed(const char *where, pagoda_iommu kind) {
+    std::fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        edu e(where, kind);
+        dma_set_mask_and_coherent(e.dev, DMA_BIT_MASK(28));
+        dma_addr_t handle = 0;
+        if (dma_alloc_coherent(e.dev, 4096, &handle, GFP_KERNEL) == nullptr)
+            _exit(1);
+        writeq(kBuffer, e.bar + kSource);
+        writeq(handle, e.bar + kDestination);
+        writeq(kBytes, e.bar + kCount);
+        writeq(kFromDevice | kStart, e.bar + kCommand);
+        kill(getpid(), SIGKILL);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    expect(WIFSIGNALED(status), "it was killed in the middle");
+    edu e(where, kind);
+    uint16_t command = 0;
+    pci_read_config_word(e.pci, PCI_COMMAND, &command);
+    expect((command & PCI_COMMAND_MASTER) != 0, "the next process has it");
+    expect(dma_set_mask_and_coherent(e.dev, DMA_BIT_MASK(28)) == 0, "its mask");
+    coherent(e);
+}
+
+// What one device can reach, the other one can at the same address.
+void shared(pagoda_iommu kind) {
+    edu *a = new edu("00:04.0", kind);
+    edu b("00:05.0", kind);
+    for (edu *e : {a, &b})
+        expect(dma_set_mask_and_coherent(e->dev, DMA_BIT_MASK(28)) == 0, "the mask");
+    dma_addr_t handle = 0;
+    auto *p = static_cast<unsigned char *>(dma_alloc_coherent(b.dev, 8192, &handle, GFP_KERNEL));
+    if (!expect(p != nullptr, "coherent memory"))
+        return;
+    fill(p, kBytes, 9);
+    a->take(handle, kBytes);
+    a->give(handle + 4096, kBytes);
+    expect(filled(p + 4096, kBytes, 9), "one device writes where the other one's memory is");
+    std::memset(p + 4096, 0, kBytes);
+    delete a;
+    b.take(handle, kBytes);
+    b.give(handle + 4096, kBytes);
+    expect(filled(p + 4096, kBytes, 9), "and closing the first leaves the second alone");
+    dma_free_coherent(b.dev, 8192, p, handle);
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -329,6 +403,12 @@ int main(int argc, char **argv) {
         memlock(where, kind);
     else if (what == "blocked")
         blocked(where, kind);
+    else if (what == "removed")
+        removed(where, kind);
+    else if (what == "killed")
+        killed(where, kind);
+    else if (what == "shared")
+        shared(kind);
     else
         works(where, kind);
     std::printf("%s: %d failed\n", argc > 1 ? argv[1] : "any", failures);
