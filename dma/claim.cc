@@ -80,6 +80,11 @@ void claims_end(const bus *b) {
     end([b](const claim &c) { return c.owner == b; });
 }
 
+void claims_forget() {
+    pthread_mutex_init(&g_lock, nullptr); // another thread of the parent may have held it
+    g_claims = nullptr;
+}
+
 } // namespace pagoda::dma
 
 using namespace pagoda::dma;

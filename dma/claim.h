@@ -5,7 +5,8 @@
 
 namespace pagoda::dma {
 
-// Ends all of a device's.
+// All of a device's, when it is closed; the whole list, in a fork child.
 void claims_end(const bus *b);
+void claims_forget();
 
 } // namespace pagoda::dma

@@ -76,10 +76,10 @@ template <class F> item *take(managed *list, F which) {
 }
 
 item *take_memory(pagoda_device_state *state, const void *p) {
-    managed *list = state->managed;
-    item *found = list == nullptr ? nullptr : take(list, [p](item *i) {
-        return i->release == nullptr && memory_of(i) == p;
-    });
+    managed *list = list_of(state); // not the parent's, whose lock may be held for ever
+    if (list == nullptr)
+        return nullptr;
+    item *found = take(list, [p](item *i) { return i->release == nullptr && memory_of(i) == p; });
     if (found == nullptr)
         fail(EINVAL, "%p is not memory of devm_kmalloc() for this device", p);
     return found;
@@ -114,7 +114,7 @@ int managed_add(pagoda_device_state *state, void (*release)(void *data), void *d
 }
 
 bool managed_remove(pagoda_device_state *state, void (*release)(void *data), void *data) {
-    managed *list = state->managed;
+    managed *list = state->gone.load(std::memory_order_relaxed) ? nullptr : state->managed;
     item *found = list == nullptr ? nullptr : take(list, [=](item *each) {
         return each->release == release && each->data == data;
     });

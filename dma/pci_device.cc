@@ -43,6 +43,7 @@ void in_child() {
     g_buses = nullptr;
     attach_forget();
     io_map_forget();
+    claims_forget();
     after_fork();
 }
 

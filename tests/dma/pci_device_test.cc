@@ -79,7 +79,8 @@ TEST_F(pci_device, is_found_by_bus_addresses) {
 
 TEST_F(pci_device, is_dead_in_a_child_of_fork_which_keeps_nothing_open) {
     void *memory = devm_kzalloc(dev, 100, GFP_KERNEL);
-    child_end end = in_child([this] {
+    EXPECT_EQ(pci_request_regions(pci, "parent"), 0);
+    child_end end = in_child([this, memory] {
         uint16_t word = 0;
         EXPECT_EQ(pci_read_config_word(pci, PCI_COMMAND, &word), -ENODEV);
         EXPECT_EQ(word, 0xffff);
@@ -87,6 +88,12 @@ TEST_F(pci_device, is_dead_in_a_child_of_fork_which_keeps_nothing_open) {
         EXPECT_EQ(pci_alloc_irq_vectors(pci, 1, 1, PCI_IRQ_ALL_TYPES), -ENODEV);
         EXPECT_EQ(pagoda_pci_iomap(pci, 0, 0, 0, false), nullptr);
         EXPECT_EQ(devm_kmalloc(dev, 1, GFP_KERNEL), nullptr);
+        devm_kfree(dev, memory);
+        EXPECT_TRUE(said("belongs to the parent process")) << pagoda_device_error();
+        EXPECT_EQ(pci_request_regions(pci, "child"), -ENODEV);
+        errno = 0;
+        release_mem_region(kBarAt, kBarBytes);
+        EXPECT_EQ(errno, EINVAL) << "the claim is the parent's";
         int bar = 0;
         EXPECT_EQ(bus_at(kBarAt, 1, &bar), nullptr);
         for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) {

@@ -115,7 +115,7 @@ TEST(type1_limits, are_named_to_the_program) {
         EXPECT_EQ(errno, ENOMEM);
         EXPECT_TRUE(said("RLIMIT_MEMLOCK is 64 KiB")) << pagoda_device_error();
         dma_addr_t handle = 0;
-        EXPECT_EQ(dma_alloc_coherent(dev, 4096, &handle, GFP_KERNEL | __GFP_NOWARN), nullptr);
+        EXPECT_EQ(dma_alloc_coherent(dev, 1 << 20, &handle, GFP_KERNEL | __GFP_NOWARN), nullptr);
         EXPECT_TRUE(said("RLIMIT_MEMLOCK is 64 KiB")) << pagoda_device_error();
         kernel.errors.clear();
         kernel.entries = 65535;
