@@ -13,6 +13,7 @@ enum class entry_kind : uint8_t {
     region,   // dma_alloc_coherent: a shared region and its range
     pages,    // dma_alloc_pages
     piece,    // dma_iova_link
+    run,      // dma_map_sg: pieces with addresses in a row
 };
 
 struct ledger_entry {

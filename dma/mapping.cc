@@ -252,6 +252,28 @@ int explain(const pagoda_device_state &s, int error, size_t bytes) {
     }
 }
 
+dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes) {
+    uint64_t address;
+    int hold = pagoda_object_hold(p, bytes);
+    if (hold != 0 && hold != -EFAULT)
+        return DMA_MAPPING_ERROR;
+    if (bytes <= swiotlb::max_bytes(s.min_align_mask) && count_mappings(s, 0) &&
+        map_bounced(s, p, bytes, hold == 0, &address)) {
+        count(s, 1);
+        return address;
+    }
+    if (hold == 0)
+        pagoda_object_release(p);
+    return DMA_MAPPING_ERROR;
+}
+
+bool count_mappings(pagoda_device_state &s, int64_t n) {
+    if (s.live == nullptr && !make_counters(s))
+        return false;
+    count(s, n);
+    return true;
+}
+
 uint64_t live_mappings(const pagoda_device_state &s) {
     return s.live == nullptr ? 0 : static_cast<uint64_t>(s.live->sum());
 }

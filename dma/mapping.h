@@ -25,6 +25,12 @@ int check_usable(const pagoda_device_state &s);
 // Turns what space::reach() and map_range() return into a sentence. Returns it.
 int explain(const pagoda_device_state &s, int error, size_t bytes);
 
+// For lists (sg_mapping.cc). A mapping that is a copy, whatever else could be done, and so keeps
+// the device's boundary where it can: DMA_MAPPING_ERROR, nothing said.
+dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes);
+// n further mappings. False: there are no counters.
+bool count_mappings(pagoda_device_state &s, int64_t n);
+
 // Streaming mappings of the device that are not undone.
 uint64_t live_mappings(const pagoda_device_state &s);
 // The device goes: its counters. How many mappings it leaves.

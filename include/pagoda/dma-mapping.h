@@ -27,6 +27,7 @@
 #include <pagoda/device.h>
 #include <pagoda/gfp.h>
 #include <pagoda/mm.h>
+#include <pagoda/scatterlist.h>
 
 #include <errno.h>
 #include <stdbool.h>
@@ -305,6 +306,73 @@ static inline bool dma_need_sync(struct device *dev, dma_addr_t address) {
 static inline bool dma_need_unmap(struct device *dev) {
     (void)dev;
     return true;
+}
+
+/* Scatter lists: each piece is mapped as a buffer of its own, and the list then says where the
+ * device finds them: in dma_address and dma_length of its first entries, as many as the mapping
+ * returned. Addresses that follow each other become one segment, of at most dma_get_max_seg_size()
+ * bytes, that crosses no dma_get_seg_boundary(). With an IOMMU, pieces of other memory than the
+ * heap's that are whole pages get addresses in a row, where they are too long to be copied. A piece
+ * that is longer than a segment may be is a segment all the same, and crosses what it must. */
+
+/* Maps `nents` pieces. Returns how many segments there are, 1 to nents, or -EINVAL: no pieces, no
+ * direction, an empty or a freed one; -ENOMEM: short of memory, addresses, bounce buffers or locked
+ * memory; -EIO: the rest. pagoda_device_error() says why. Nothing is mapped then. May block as
+ * pagoda_dma_map() does. */
+int pagoda_dma_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
+                      enum dma_data_direction dir, unsigned long attrs);
+/* Undoes it; nents and direction are those of the mapping. */
+void pagoda_dma_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
+                         enum dma_data_direction dir, unsigned long attrs);
+/* pagoda_dma_sync_for_cpu() or _for_device() of all pieces, with what they were mapped with. */
+void pagoda_dma_sync_sg(struct device *dev, struct scatterlist *sgl, int nents,
+                        enum dma_data_direction dir, bool for_device);
+/* The same, but 0 where it fails. */
+static inline unsigned int dma_map_sg_attrs(struct device *dev, struct scatterlist *sgl, int nents,
+                                            enum dma_data_direction dir, unsigned long attrs) {
+    int segments = pagoda_dma_map_sg(dev, sgl, nents, dir, attrs);
+    return segments < 0 ? 0 : (unsigned int)segments;
+}
+static inline unsigned int dma_map_sg(struct device *dev, struct scatterlist *sgl, int nents,
+                                      enum dma_data_direction dir) {
+    return dma_map_sg_attrs(dev, sgl, nents, dir, 0);
+}
+static inline void dma_unmap_sg_attrs(struct device *dev, struct scatterlist *sgl, int nents,
+                                      enum dma_data_direction dir, unsigned long attrs) {
+    pagoda_dma_unmap_sg(dev, sgl, nents, dir, attrs);
+}
+static inline void dma_unmap_sg(struct device *dev, struct scatterlist *sgl, int nents,
+                                enum dma_data_direction dir) {
+    pagoda_dma_unmap_sg(dev, sgl, nents, dir, 0);
+}
+static inline void dma_sync_sg_for_cpu(struct device *dev, struct scatterlist *sgl, int nents,
+                                       enum dma_data_direction dir) {
+    pagoda_dma_sync_sg(dev, sgl, nents, dir, false);
+}
+static inline void dma_sync_sg_for_device(struct device *dev, struct scatterlist *sgl, int nents,
+                                          enum dma_data_direction dir) {
+    pagoda_dma_sync_sg(dev, sgl, nents, dir, true);
+}
+/* Maps a table, whose nents becomes the number of segments: 0, or the error as above. */
+static inline int dma_map_sgtable(struct device *dev, struct sg_table *table,
+                                  enum dma_data_direction dir, unsigned long attrs) {
+    int segments = pagoda_dma_map_sg(dev, table->sgl, (int)table->orig_nents, dir, attrs);
+    if (segments < 0)
+        return segments;
+    table->nents = (unsigned int)segments;
+    return 0;
+}
+static inline void dma_unmap_sgtable(struct device *dev, struct sg_table *table,
+                                     enum dma_data_direction dir, unsigned long attrs) {
+    pagoda_dma_unmap_sg(dev, table->sgl, (int)table->orig_nents, dir, attrs);
+}
+static inline void dma_sync_sgtable_for_cpu(struct device *dev, struct sg_table *table,
+                                            enum dma_data_direction dir) {
+    pagoda_dma_sync_sg(dev, table->sgl, (int)table->orig_nents, dir, false);
+}
+static inline void dma_sync_sgtable_for_device(struct device *dev, struct sg_table *table,
+                                               enum dma_data_direction dir) {
+    pagoda_dma_sync_sg(dev, table->sgl, (int)table->orig_nents, dir, true);
 }
 
 /* Coherent memory: the device's and the program's at the same time. */

@@ -1,0 +1,307 @@
+#include "dma/sg_mapping.h"
+
+#include "dma/complain.h"
+#include "dma/ledger.h"
+#include "dma/mapping.h"
+#include "hugepage/base.h"
+#include "hugepage/provider.h"
+
+#include <errno.h>
+
+namespace pagoda::dma {
+
+namespace {
+
+struct request {
+    pagoda_device_state &s;
+    dma_data_direction dir;
+    unsigned long attrs;
+};
+
+// Puts pieces together to segments, in the list's first entries.
+class segments {
+  public:
+    segments(const pagoda_device_state &s, scatterlist *sgl)
+        : most_(s.max_segment), boundary_(s.boundary), first_(sgl) {}
+
+    void add(uint64_t address, unsigned bytes) {
+        if (count_ != 0 && last_->dma_address + last_->dma_length == address &&
+            uint64_t{last_->dma_length} + bytes <= most_ &&
+            !crosses(last_->dma_address, uint64_t{last_->dma_length} + bytes, boundary_)) {
+            last_->dma_length += bytes;
+            return;
+        }
+        last_ = count_++ == 0 ? first_ : sg_next(last_);
+        last_->dma_address = address;
+        last_->dma_length = bytes;
+    }
+    // The entry behind the last one says so.
+    void end() {
+        if (scatterlist *next = count_ == 0 ? first_ : sg_next(last_)) {
+            next->dma_address = DMA_MAPPING_ERROR;
+            next->dma_length = 0;
+        }
+    }
+    int count() const { return count_; }
+
+  private:
+    uint64_t most_, boundary_;
+    scatterlist *first_;
+    scatterlist *last_ = nullptr;
+    int count_ = 0;
+};
+
+// Walks the addresses that the segments give to the pieces.
+class addresses {
+  public:
+    explicit addresses(scatterlist *sgl) : segment_(sgl) {}
+
+    // That of the next piece; false: the segments hold no such piece.
+    bool next(unsigned bytes, uint64_t *address) {
+        if (segment_ != nullptr && used_ == segment_->dma_length && used_ != 0) {
+            segment_ = sg_next(segment_);
+            used_ = 0;
+        }
+        if (segment_ == nullptr || bytes == 0 || bytes > segment_->dma_length - used_)
+            return false;
+        *address = segment_->dma_address + used_;
+        used_ += bytes;
+        return true;
+    }
+
+  private:
+    scatterlist *segment_;
+    unsigned used_ = 0;
+};
+
+// Whole pages that are not the heap's.
+bool may_run(const pagoda_device_state &s, scatterlist *sg) {
+    void *p = sg_virt(sg);
+    uintptr_t ends = reinterpret_cast<uintptr_t>(p) | sg->length;
+    if (p == nullptr || sg->length == 0 || (ends & (s.space->back_end().granule - 1)) != 0 ||
+        pagoda_virt_addr_valid(p))
+        return false;
+    int hold = pagoda_object_hold(p, sg->length);
+    if (hold == 0)
+        pagoda_object_release(p);
+    return hold == -EFAULT;
+}
+
+// Where a piece goes that comes at `offset` of a range, without crossing a boundary for nothing.
+// The range is aligned to its size, rounded up to a power of two.
+uint64_t place(uint64_t offset, unsigned bytes, uint64_t boundary) {
+    return bytes - 1 <= boundary && crosses(offset, bytes, boundary)
+               ? align_up(offset, boundary + 1)
+               : offset;
+}
+
+struct run {
+    int pieces;
+    uint64_t bytes; // of addresses
+};
+
+// The run that begins here; no pieces: none that is worth it.
+run find_run(const request &r, scatterlist *sg, int left) {
+    run found = {};
+    uint64_t memory = 0;
+    if (!r.s.space->translates() || r.s.mode == PAGODA_DMA_BOUNCE)
+        return {};
+    for (; found.pieces < min_of(left, kRunAtMost) && may_run(r.s, sg); sg = sg_next(sg)) {
+        found.bytes = place(found.bytes, sg->length, r.s.boundary) + sg->length;
+        memory += sg->length;
+        found.pieces++;
+    }
+    return found.pieces > 1 && memory > kBounceAtMost ? found : run{};
+}
+
+void unmap_pieces(const request &r, scatterlist *sg, int pieces, uint64_t base) {
+    uint64_t offset = 0;
+    for (; pieces > 0; pieces--, sg = sg_next(sg)) {
+        offset = place(offset, sg->length, r.s.boundary);
+        r.s.space->unmap_at(base + offset, sg->length);
+        offset += sg->length;
+    }
+}
+
+// 0, or -errno with nothing mapped.
+int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
+    uint64_t base;
+    int error =
+        count_mappings(r.s, 0) ? r.s.space->reserve_addresses(of.bytes, r.s.mask, &base) : -ENOMEM;
+    if (error != 0)
+        return error;
+    uint64_t offset = 0;
+    int done = 0;
+    for (scatterlist *at = sg; done < of.pieces && error == 0; at = sg_next(at)) {
+        offset = place(offset, at->length, r.s.boundary);
+        error = r.s.space->map_at(base + offset, sg_virt(at), at->length, access_of(r.dir));
+        offset += at->length;
+        done += error == 0;
+    }
+    if (error == 0)
+        error = ledger_add({r.s.space, base, sg_virt(sg), of.bytes, entry_kind::run, false}, true);
+    if (error != 0) {
+        unmap_pieces(r, sg, done, base);
+        r.s.space->free_addresses(base, of.bytes);
+        return error;
+    }
+    count_mappings(r.s, 1);
+    offset = 0;
+    for (int i = 0; i < of.pieces; i++, sg = sg_next(sg)) {
+        offset = place(offset, sg->length, r.s.boundary);
+        sg->dma_flags = i == 0 ? kRunBegins : kRunGoesOn;
+        out.add(base + offset, sg->length);
+        offset += sg->length;
+    }
+    return 0;
+}
+
+// A piece by itself. What crosses a boundary where it lies is copied to where it does not.
+uint64_t map_piece(const request &r, scatterlist *sg) {
+    uint64_t boundary = r.s.boundary;
+    uint64_t at = pagoda_dma_map(&r.s.dev, sg_virt(sg), sg->length, r.dir, r.attrs);
+    if (at == DMA_MAPPING_ERROR || !crosses(at, sg->length, boundary) || sg->length - 1 > boundary)
+        return at;
+    pagoda_dma_unmap(&r.s.dev, at, sg->length, r.dir, DMA_ATTR_SKIP_CPU_SYNC);
+    at = map_by_copy(r.s, sg_virt(sg), sg->length);
+    if (at != DMA_MAPPING_ERROR && !crosses(at, sg->length, boundary))
+        return at;
+    if (at != DMA_MAPPING_ERROR)
+        pagoda_dma_unmap(&r.s.dev, at, sg->length, r.dir, DMA_ATTR_SKIP_CPU_SYNC);
+    fail(EIO,
+         "%s: a piece of %u bytes crosses a boundary of %#llx, and cannot be copied to where it "
+         "does not",
+         r.s.name, sg->length, static_cast<unsigned long long>(boundary));
+    return DMA_MAPPING_ERROR;
+}
+
+// The run of which the first piece is at `address`. Returns how many pieces it has.
+int unmap_run(const request &r, scatterlist *sg, int left, uint64_t address) {
+    int pieces = 1;
+    for (scatterlist *at = sg_next(sg);
+         pieces < left && at != nullptr && at->dma_flags == kRunGoesOn; at = sg_next(at))
+        pieces++;
+    ledger_entry entry;
+    if (!ledger_find(r.s.space, address, &entry) || entry.kind != entry_kind::run ||
+        !ledger_remove(entry)) {
+        complain("%s: a list with %#llx is unmapped and is not mapped", r.s.name,
+                 static_cast<unsigned long long>(address));
+        return pieces;
+    }
+    unmap_pieces(r, sg, pieces, address);
+    r.s.space->free_addresses(address, entry.bytes);
+    count_mappings(r.s, -1);
+    return pieces;
+}
+
+void unmap(const request &r, scatterlist *sgl, int nents) {
+    addresses walk(sgl);
+    scatterlist *sg = sgl;
+    int in_run = 0;
+    for (int i = 0; i < nents && sg != nullptr; i++, sg = sg_next(sg)) {
+        uint64_t at;
+        if (!walk.next(sg->length, &at)) {
+            complain("%s: a list of %d pieces is unmapped and is not mapped so, from piece %d on",
+                     r.s.name, nents, i);
+            break;
+        }
+        if (sg->dma_flags == kRunBegins)
+            in_run = unmap_run(r, sg, nents - i, at);
+        if (in_run > 0)
+            in_run--;
+        else
+            pagoda_dma_unmap(&r.s.dev, at, sg->length, r.dir, r.attrs);
+    }
+    sgl->dma_length = 0; // so that a second time is noticed
+}
+
+int map(const request &r, scatterlist *sgl, int nents) {
+    segments out(r.s, sgl);
+    scatterlist *sg = sgl;
+    int done = 0;
+    while (done < nents && sg != nullptr) {
+        run of = find_run(r, sg, nents - done);
+        if (of.pieces != 0) {
+            if (map_run(r, sg, of, out) == 0) {
+                done += of.pieces;
+                for (int i = 0; i < of.pieces; i++)
+                    sg = sg_next(sg);
+                continue;
+            }
+        }
+        uint64_t at = map_piece(r, sg);
+        if (at == DMA_MAPPING_ERROR)
+            break;
+        sg->dma_flags = 0;
+        out.add(at, sg->length);
+        done++;
+        sg = sg_next(sg);
+    }
+    out.end();
+    if (done == nents)
+        return out.count();
+    int error = sg == nullptr
+                    ? fail(EINVAL, "%s: the list ends before its %d pieces do", r.s.name, nents)
+                    : -errno;
+    if (done != 0)
+        unmap({r.s, r.dir, r.attrs | DMA_ATTR_SKIP_CPU_SYNC}, sgl, done);
+    errno = -error;
+    return error;
+}
+
+// What dma_map_sgtable() may return.
+int list_error(int error) {
+    switch (error) {
+    case -EINVAL:
+    case -ERANGE: // an object that ends before its piece
+    case -EFAULT:
+        return -EINVAL;
+    case -ENOMEM:
+    case -ENOSPC:
+        return -ENOMEM;
+    default:
+        return -EIO;
+    }
+}
+
+} // namespace
+
+} // namespace pagoda::dma
+
+using namespace pagoda::dma;
+
+PAGODA_EXPORT int pagoda_dma_map_sg(device *dev, scatterlist *sgl, int nents,
+                                    dma_data_direction dir, unsigned long attrs) {
+    pagoda_device_state &s = *dev->state;
+    if (sgl == nullptr || nents <= 0 || access_of(dir) == 0)
+        return fail(EINVAL, "%s: no list, no pieces or no direction to map", s.name);
+    int segments = map({s, dir, attrs}, sgl, nents);
+    return segments < 0 ? list_error(segments) : segments;
+}
+
+PAGODA_EXPORT void pagoda_dma_unmap_sg(device *dev, scatterlist *sgl, int nents,
+                                       dma_data_direction dir, unsigned long attrs) {
+    pagoda_device_state &s = *dev->state;
+    if (nents > 0 && !s.space->dead())
+        unmap({s, dir, attrs}, sgl, nents);
+}
+
+PAGODA_EXPORT void pagoda_dma_sync_sg(device *dev, scatterlist *sgl, int nents,
+                                      dma_data_direction dir, bool for_device) {
+    addresses walk(sgl);
+    scatterlist *sg = sgl;
+    for (int i = 0; i < nents && sg != nullptr; i++, sg = sg_next(sg)) {
+        uint64_t at;
+        if (!walk.next(sg->length, &at)) {
+            complain("%s: a list of %d pieces is synchronised and is not mapped so", dev->name,
+                     nents);
+            return;
+        }
+        if (sg->dma_flags != 0) // pages of a run are not copied
+            continue;
+        if (for_device)
+            pagoda_dma_sync_for_device(dev, at, sg->length, dir);
+        else
+            pagoda_dma_sync_for_cpu(dev, at, sg->length, dir);
+    }
+}
