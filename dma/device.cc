@@ -1,6 +1,7 @@
 #include "dma/device.h"
 
 #include "dma/complain.h"
+#include "dma/debug.h"
 #include "dma/ledger.h"
 #include "dma/managed.h"
 #include "dma/mapping.h"
@@ -69,6 +70,7 @@ void device_destroy(pagoda_device_state *state) {
     space *s = state->space;
     state->gone.store(true, std::memory_order_release);
     bool mine = !s->dead();
+    debug_forget(*state);
     if (uint64_t live = mappings_forget(*state); mine && live != 0)
         complain("%s is closed with %llu streaming mappings that were not undone", state->name,
                  static_cast<unsigned long long>(live));

@@ -33,6 +33,7 @@ struct pagoda_device_state {
     std::atomic<uint64_t> bounced; // of them, ever
     std::atomic<bool> gone;        // removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
+    pagoda::dma::debug_table *debug; // NULL: it was not asked for
     // What pagoda_device_close() does instead of device_destroy(), which this calls itself; NULL: a
     // device without a bus.
     void (*on_close)(pagoda_device_state *state);

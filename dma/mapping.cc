@@ -1,6 +1,7 @@
 #include "dma/mapping.h"
 
 #include "dma/complain.h"
+#include "dma/debug.h"
 #include "dma/ledger.h"
 #include "dma/swiotlb.h"
 #include "hugepage/provider.h"
@@ -100,11 +101,12 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
         fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
         return DMA_MAPPING_ERROR;
     }
-    s.direct = s.mode == PAGODA_DMA_GRANULES;
+    bool granules = s.mode == PAGODA_DMA_GRANULES;
+    s.direct = granules && s.debug == nullptr;
     size_t most = pagoda_dma_max_mapping_size(&s.dev);
     uint64_t address;
     // Memory that the device reaches directly has no such limit.
-    if (bytes > most && !(s.direct && s.space->find(p, bytes, s.mask, &address))) {
+    if (bytes > most && !(granules && s.space->find(p, bytes, s.mask, &address))) {
         fail(EINVAL,
              "%s: %zu bytes are more than the %zu that can be mapped at once without an "
              "IOMMU, except for GFP_DMA and coherent memory",
@@ -184,12 +186,15 @@ PAGODA_NOINLINE void unmap_slowly(pagoda_device_state &s, uint64_t address, size
     }
 }
 
-void sync(device *dev, dma_addr_t address, size_t bytes, bool copies, bool for_device) {
+void sync(device *dev, dma_addr_t address, size_t bytes, dma_data_direction dir, bool for_device) {
     pagoda_device_state &s = *dev->state;
+    bool copies = dir != (for_device ? DMA_FROM_DEVICE : DMA_TO_DEVICE);
     if (s.space->dead())
         return;
     void *p = s.space->virtual_address(address);
     bool known = p != nullptr;
+    if (s.debug != nullptr)
+        debug_synced(s, address, bytes, dir, for_device);
     if (known && bounce_buffers.owns(p))
         known = copies ? bounce_buffers.sync(p, bytes, for_device) : true;
     if (!known)
@@ -252,7 +257,7 @@ int explain(const pagoda_device_state &s, int error, size_t bytes) {
     }
 }
 
-dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes) {
+dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_direction dir) {
     uint64_t address;
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT)
@@ -260,6 +265,8 @@ dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes) {
     if (bytes <= swiotlb::max_bytes(s.min_align_mask) && count_mappings(s, 0) &&
         map_bounced(s, p, bytes, hold == 0, &address)) {
         count(s, 1);
+        if (s.debug != nullptr)
+            debug_mapped(s, p, bytes, address, dir, __builtin_return_address(0));
         return address;
     }
     if (hold == 0)
@@ -333,12 +340,18 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
         }
         pagoda_object_release(p);
     }
-    return map_slowly(s, const_cast<void *>(p), bytes, dir);
+    address = map_slowly(s, const_cast<void *>(p), bytes, dir);
+    if (PAGODA_UNLIKELY(s.debug != nullptr && address != DMA_MAPPING_ERROR))
+        debug_mapped(s, p, bytes, address, dir, __builtin_return_address(0));
+    return address;
 }
 
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
                                     dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
+    if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead() &&
+                        !debug_unmapping(s, address, &bytes, &dir)))
+        return;
     void *p = s.space->heap_at(address, bytes);
     if (PAGODA_LIKELY(p != nullptr && s.live != nullptr && !s.space->dead())) {
         pagoda_object_release(p);
@@ -372,17 +385,19 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, si
         return DMA_MAPPING_ERROR;
     }
     count(s, 1);
+    if (s.debug != nullptr)
+        debug_mapped(s, nullptr, bytes, address, dir, __builtin_return_address(0));
     return address;
 }
 
 PAGODA_EXPORT void pagoda_dma_sync_for_cpu(device *dev, dma_addr_t address, size_t bytes,
                                            dma_data_direction dir) {
-    sync(dev, address, bytes, dir != DMA_TO_DEVICE, false);
+    sync(dev, address, bytes, dir, false);
 }
 
 PAGODA_EXPORT void pagoda_dma_sync_for_device(device *dev, dma_addr_t address, size_t bytes,
                                               dma_data_direction dir) {
-    sync(dev, address, bytes, dir != DMA_FROM_DEVICE, true);
+    sync(dev, address, bytes, dir, true);
 }
 
 PAGODA_EXPORT bool pagoda_dma_need_sync(device *dev, dma_addr_t address) {

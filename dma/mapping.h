@@ -27,7 +27,7 @@ int explain(const pagoda_device_state &s, int error, size_t bytes);
 
 // For lists (sg_mapping.cc). A mapping that is a copy, whatever else could be done, and so keeps
 // the device's boundary where it can: DMA_MAPPING_ERROR, nothing said.
-dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes);
+dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_direction dir);
 // n further mappings. False: there are no counters.
 bool count_mappings(pagoda_device_state &s, int64_t n);
 

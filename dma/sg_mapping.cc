@@ -163,7 +163,7 @@ uint64_t map_piece(const request &r, scatterlist *sg) {
     if (at == DMA_MAPPING_ERROR || !crosses(at, sg->length, boundary) || sg->length - 1 > boundary)
         return at;
     pagoda_dma_unmap(&r.s.dev, at, sg->length, r.dir, DMA_ATTR_SKIP_CPU_SYNC);
-    at = map_by_copy(r.s, sg_virt(sg), sg->length);
+    at = map_by_copy(r.s, sg_virt(sg), sg->length, r.dir);
     if (at != DMA_MAPPING_ERROR && !crosses(at, sg->length, boundary))
         return at;
     if (at != DMA_MAPPING_ERROR)

@@ -86,6 +86,13 @@ enum pagoda_dma_mode {
  * forks much should use STRICT or BOUNCE. 0; -EINVAL: no such mode. */
 int pagoda_dma_set_mode(struct device *dev, enum pagoda_dma_mode mode);
 
+/* Keeps a record of each streaming mapping of the device, and says on stderr, one line each: what
+ * is unmapped and not mapped, or with another size or direction; what is synchronised beyond its
+ * mapping or in another direction; a buffer that overlaps one that is mapped, where the device
+ * writes; a DMA_TO_DEVICE buffer that the processor wrote to while it was the device's; and what is
+ * left when the device is closed. Slow. 0; -EBUSY: something is mapped; -ENOMEM; -ENODEV. */
+int pagoda_dma_debug(struct device *dev, bool on);
+
 /* Makes heap memory reachable ahead of time, so that mapping parts of it later is arithmetic. For a
  * heap as a whole call it for each large piece. Blocks. 0; -EFAULT: not heap memory; -ERANGE: out
  * of the device's mask, or no IOMMU; -ENOMEM: the limit on locked memory; -ENOSPC: the IOMMU has no

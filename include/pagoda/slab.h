@@ -239,7 +239,8 @@ struct kmem_cache_args {
     void (*dtor)(void *object);
     /* Pagoda's own: not 0: the highest address at which devices are to reach the objects. Such
      * memory comes from libpagoda_dma's devices, as with SLAB_CACHE_DMA (2^24 - 1) and
-     * SLAB_CACHE_DMA32 (2^32 - 1), which win over it. */
+     * SLAB_CACHE_DMA32 (2^32 - 1), which win over it. Unlike those, such a cache must not be used
+     * in a child of fork: CPUs keep objects of it, whose memory is the parent's alone. */
     unsigned long long device_mask;
 };
 
