@@ -1,7 +1,7 @@
-// Scatter-gather lists on the processor's side; see pagoda/scatterlist.h.
+#include "dma/scatterlist.h"
+
 #include "hugepage/base.h"
 
-#include <pagoda/scatterlist.h>
 #include <pagoda/slab.h>
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* nvme: what the controller says of itself; with --write random 4 KiB reads and writes, verified,
  * which destroy what namespace 1 holds. */
-#include "nvme.h"
+#include "examples/nvme/nvme.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -1,4 +1,4 @@
-#include "nvme.h"
+#include "examples/nvme/nvme.h"
 
 #include <pagoda/dma-mapping.h>
 #include <pagoda/dmapool.h>

@@ -3,8 +3,7 @@
  *
  * One thread at a time uses a queue; queues are independent of each other. Functions return 0 or
  * -errno unless they say otherwise. */
-#ifndef NVME_H
-#define NVME_H
+#pragma once
 
 #include <pagoda/device.h>
 #include <pagoda/dma-mapping.h>
@@ -53,5 +52,3 @@ int nvme_submit_mapped(struct nvme_queue *queue, bool write, uint64_t lba, dma_a
 unsigned nvme_poll(struct nvme_queue *queue);
 /* Sleeps until something is, at most `ms`; without interrupts it returns at once. */
 void nvme_wait(struct nvme_queue *queue, int ms);
-
-#endif

@@ -41,6 +41,7 @@ struct scatterlist {
     unsigned int dma_flags; /* the library's own */
 };
 
+/* The piece as the device sees it, once it is mapped. */
 #define sg_dma_address(sg) ((sg)->dma_address)
 #define sg_dma_len(sg) ((sg)->dma_length)
 

@@ -134,6 +134,44 @@ void both_ways() {
     free(p);
 }
 
+void scattered() {
+    constexpr unsigned kPieces = 3;
+    char *pieces[kPieces];
+    scatterlist list[kPieces];
+    sg_init_table(list, kPieces);
+    for (unsigned i = 0; i < kPieces; i++) {
+        pieces[i] = static_cast<char *>(malloc(600));
+        fill(pieces[i], 600, 20 + i);
+        sg_set_buf(&list[i], pieces[i], 600);
+    }
+    unsigned mapped = dma_map_sg(dev, list, kPieces, DMA_BIDIRECTIONAL);
+    check(mapped >= 1 && mapped <= kPieces, "a scattered list");
+    scatterlist *sg;
+    unsigned i;
+    uint64_t inside = kInside;
+    for_each_sg(list, sg, mapped, i) {
+        move(sg_dma_address(sg), inside, sg_dma_len(sg), 0);
+        inside += sg_dma_len(sg);
+    }
+    check(inside - kInside == 3 * 600, "  as long for the device as for the program");
+    dma_sync_sg_for_cpu(dev, list, kPieces, DMA_BIDIRECTIONAL);
+    for (char *piece : pieces)
+        memset(piece, 0, 600);
+    dma_sync_sg_for_device(dev, list, kPieces, DMA_BIDIRECTIONAL);
+    inside = kInside;
+    for_each_sg(list, sg, mapped, i) {
+        move(inside, sg_dma_address(sg), sg_dma_len(sg), 2);
+        inside += sg_dma_len(sg);
+    }
+    dma_unmap_sg(dev, list, kPieces, DMA_BIDIRECTIONAL);
+    bool same = true;
+    for (unsigned n = 0; n < kPieces; n++) {
+        same = same && holds(pieces[n], 600, 20 + n);
+        free(pieces[n]);
+    }
+    check(same, "  with the same contents");
+}
+
 void pooled() {
     dma_pool *pool = dma_pool_create("edu", dev, 2048, 64, 4096);
     dma_addr_t from;
@@ -221,6 +259,7 @@ int main(int argc, char **argv) {
     coherent_memory();
     streaming_memory();
     both_ways();
+    scattered();
     pooled();
     zones();
     if (isolated)
