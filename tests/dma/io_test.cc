@@ -2,7 +2,10 @@
 
 #include "tests/unit.h"
 
+#include <atomic>
+#include <barrier>
 #include <string.h>
+#include <thread>
 
 using namespace pagoda::test;
 
@@ -74,13 +77,41 @@ TEST(io, one_register_again_and_again) {
     EXPECT_EQ(longs[0], 10u);
 }
 
-TEST(io, barriers_are_there) {
-    mb();
+// Two threads that each write one flag and read the other's: with mb() between, one of them sees
+// the other's. And what comes before dma_wmb() is there for who reads behind dma_rmb().
+TEST(io, barriers_order) {
+    constexpr int kRounds = 2000;
+    std::atomic<int> flag[2], data, ready;
+    int seen[2] = {};
+    std::barrier<> both(2);
+    auto side = [&](int me) {
+        for (int i = 0; i < kRounds; i++) {
+            flag[me].store(0, std::memory_order_relaxed);
+            data.store(0, std::memory_order_relaxed);
+            ready.store(0, std::memory_order_relaxed);
+            both.arrive_and_wait();
+            flag[me].store(1, std::memory_order_relaxed);
+            mb();
+            seen[me] = flag[1 - me].load(std::memory_order_relaxed);
+            if (me == 0) {
+                data.store(i + 1, std::memory_order_relaxed);
+                dma_wmb();
+                ready.store(1, std::memory_order_relaxed);
+            } else if (ready.load(std::memory_order_relaxed) == 1) {
+                dma_rmb();
+                EXPECT_EQ(data.load(std::memory_order_relaxed), i + 1);
+            }
+            both.arrive_and_wait();
+            EXPECT_TRUE(seen[0] == 1 || seen[1] == 1) << i;
+            both.arrive_and_wait();
+        }
+    };
+    std::thread other(side, 1);
+    side(0);
+    other.join();
     rmb();
     wmb();
     dma_mb();
-    dma_rmb();
-    dma_wmb();
     mmiowb();
 }
 
