@@ -91,81 +91,205 @@ void pagoda_memset_io(volatile void __iomem *at, int value, size_t count);
  */
 #define mmiowb() ((void)0)
 
-/* One access of exactly this width. */
-#define PAGODA_IO_ACCESS(letter, type)                                                             \
-    static inline type read##letter##_relaxed(const volatile void __iomem *addr) {                 \
-        return *(const volatile type *)addr;                                                       \
-    }                                                                                              \
-    static inline void write##letter##_relaxed(type value, volatile void __iomem *addr) {          \
-        *(volatile type *)addr = value;                                                            \
-    }                                                                                              \
-    static inline type read##letter(const volatile void __iomem *addr) {                           \
-        type value = *(const volatile type *)addr;                                                 \
-        PAGODA_IO_AFTER_READ();                                                                    \
-        return value;                                                                              \
-    }                                                                                              \
-    static inline void write##letter(type value, volatile void __iomem *addr) {                    \
-        PAGODA_IO_BEFORE_WRITE();                                                                  \
-        *(volatile type *)addr = value;                                                            \
-        __asm__ __volatile__("" ::: "memory");                                                     \
-    }                                                                                              \
-    /* The same register `count` times: a FIFO. */                                                 \
-    static inline void reads##letter(const volatile void __iomem *addr, void *buffer,              \
-                                     unsigned int count) {                                         \
-        for (unsigned int i = 0; i < count; i++) {                                                 \
-            type value = read##letter##_relaxed(addr);                                             \
-            __builtin_memcpy((char *)buffer + i * sizeof value, &value, sizeof value);             \
-        }                                                                                          \
-        PAGODA_IO_AFTER_READ();                                                                    \
-    }                                                                                              \
-    static inline void writes##letter(volatile void __iomem *addr, const void *buffer,             \
-                                      unsigned int count) {                                        \
-        PAGODA_IO_BEFORE_WRITE();                                                                  \
-        for (unsigned int i = 0; i < count; i++) {                                                 \
-            type value;                                                                            \
-            __builtin_memcpy(&value, (const char *)buffer + i * sizeof value, sizeof value);       \
-            write##letter##_relaxed(value, addr);                                                  \
-        }                                                                                          \
-    }
-PAGODA_IO_ACCESS(b, uint8_t)
-PAGODA_IO_ACCESS(w, uint16_t)
-PAGODA_IO_ACCESS(l, uint32_t)
-PAGODA_IO_ACCESS(q, uint64_t)
-#undef PAGODA_IO_ACCESS
+/* One access of exactly this width to a mapping of device memory, in order with other relaxed ones
+ * to the same device only. */
+static inline uint8_t readb_relaxed(const volatile void __iomem *addr) {
+    return *(const volatile uint8_t *)addr;
+}
+static inline uint16_t readw_relaxed(const volatile void __iomem *addr) {
+    return *(const volatile uint16_t *)addr;
+}
+static inline uint32_t readl_relaxed(const volatile void __iomem *addr) {
+    return *(const volatile uint32_t *)addr;
+}
+static inline uint64_t readq_relaxed(const volatile void __iomem *addr) {
+    return *(const volatile uint64_t *)addr;
+}
+static inline void writeb_relaxed(uint8_t value, volatile void __iomem *addr) {
+    *(volatile uint8_t *)addr = value;
+}
+static inline void writew_relaxed(uint16_t value, volatile void __iomem *addr) {
+    *(volatile uint16_t *)addr = value;
+}
+static inline void writel_relaxed(uint32_t value, volatile void __iomem *addr) {
+    *(volatile uint32_t *)addr = value;
+}
+static inline void writeq_relaxed(uint64_t value, volatile void __iomem *addr) {
+    *(volatile uint64_t *)addr = value;
+}
 
-/* The kernel's other family, by bits. Its I/O ports are not supported: addresses are of mappings.
- */
-#define PAGODA_IO_BITS(bits, letter, swap)                                                         \
-    static inline uint##bits##_t ioread##bits(const volatile void __iomem *addr) {                 \
-        return read##letter(addr);                                                                 \
-    }                                                                                              \
-    static inline void iowrite##bits(uint##bits##_t value, volatile void __iomem *addr) {          \
-        write##letter(value, addr);                                                                \
-    }                                                                                              \
-    static inline void ioread##bits##_rep(const volatile void __iomem *addr, void *buffer,         \
-                                          unsigned long count) {                                   \
-        reads##letter(addr, buffer, (unsigned int)count);                                          \
-    }                                                                                              \
-    static inline void iowrite##bits##_rep(volatile void __iomem *addr, const void *buffer,        \
-                                           unsigned long count) {                                  \
-        writes##letter(addr, buffer, (unsigned int)count);                                         \
-    }                                                                                              \
-    PAGODA_IO_BITS_##swap(bits, letter)
-#define PAGODA_IO_BITS_none(bits, letter)
-#define PAGODA_IO_BITS_swap(bits, letter)                                                          \
-    static inline uint##bits##_t ioread##bits##be(const volatile void __iomem *addr) {             \
-        return __builtin_bswap##bits(read##letter(addr));                                          \
-    }                                                                                              \
-    static inline void iowrite##bits##be(uint##bits##_t value, volatile void __iomem *addr) {      \
-        write##letter(__builtin_bswap##bits(value), addr);                                         \
+/* One read of exactly this width. What stands behind it in the program happens after it: memory
+ * that the device has announced by it may be read. */
+static inline uint8_t readb(const volatile void __iomem *addr) {
+    uint8_t value = *(const volatile uint8_t *)addr;
+    PAGODA_IO_AFTER_READ();
+    return value;
+}
+static inline uint16_t readw(const volatile void __iomem *addr) {
+    uint16_t value = *(const volatile uint16_t *)addr;
+    PAGODA_IO_AFTER_READ();
+    return value;
+}
+static inline uint32_t readl(const volatile void __iomem *addr) {
+    uint32_t value = *(const volatile uint32_t *)addr;
+    PAGODA_IO_AFTER_READ();
+    return value;
+}
+static inline uint64_t readq(const volatile void __iomem *addr) {
+    uint64_t value = *(const volatile uint64_t *)addr;
+    PAGODA_IO_AFTER_READ();
+    return value;
+}
+
+/* One write of exactly this width. The device sees it after what the program has written to memory
+ * before: descriptors first, then the doorbell. */
+static inline void writeb(uint8_t value, volatile void __iomem *addr) {
+    PAGODA_IO_BEFORE_WRITE();
+    *(volatile uint8_t *)addr = value;
+    __asm__ __volatile__("" ::: "memory");
+}
+static inline void writew(uint16_t value, volatile void __iomem *addr) {
+    PAGODA_IO_BEFORE_WRITE();
+    *(volatile uint16_t *)addr = value;
+    __asm__ __volatile__("" ::: "memory");
+}
+static inline void writel(uint32_t value, volatile void __iomem *addr) {
+    PAGODA_IO_BEFORE_WRITE();
+    *(volatile uint32_t *)addr = value;
+    __asm__ __volatile__("" ::: "memory");
+}
+static inline void writeq(uint64_t value, volatile void __iomem *addr) {
+    PAGODA_IO_BEFORE_WRITE();
+    *(volatile uint64_t *)addr = value;
+    __asm__ __volatile__("" ::: "memory");
+}
+
+/* The same register `count` times, into or out of `buffer`: a FIFO. */
+static inline void readsb(const volatile void __iomem *addr, void *buffer, unsigned int count) {
+    for (unsigned int i = 0; i < count; i++) {
+        uint8_t value = readb_relaxed(addr);
+        __builtin_memcpy((char *)buffer + i * sizeof value, &value, sizeof value);
     }
-PAGODA_IO_BITS(8, b, none)
-PAGODA_IO_BITS(16, w, swap)
-PAGODA_IO_BITS(32, l, swap)
-PAGODA_IO_BITS(64, q, swap)
-#undef PAGODA_IO_BITS
-#undef PAGODA_IO_BITS_none
-#undef PAGODA_IO_BITS_swap
+    PAGODA_IO_AFTER_READ();
+}
+static inline void readsw(const volatile void __iomem *addr, void *buffer, unsigned int count) {
+    for (unsigned int i = 0; i < count; i++) {
+        uint16_t value = readw_relaxed(addr);
+        __builtin_memcpy((char *)buffer + i * sizeof value, &value, sizeof value);
+    }
+    PAGODA_IO_AFTER_READ();
+}
+static inline void readsl(const volatile void __iomem *addr, void *buffer, unsigned int count) {
+    for (unsigned int i = 0; i < count; i++) {
+        uint32_t value = readl_relaxed(addr);
+        __builtin_memcpy((char *)buffer + i * sizeof value, &value, sizeof value);
+    }
+    PAGODA_IO_AFTER_READ();
+}
+static inline void readsq(const volatile void __iomem *addr, void *buffer, unsigned int count) {
+    for (unsigned int i = 0; i < count; i++) {
+        uint64_t value = readq_relaxed(addr);
+        __builtin_memcpy((char *)buffer + i * sizeof value, &value, sizeof value);
+    }
+    PAGODA_IO_AFTER_READ();
+}
+static inline void writesb(volatile void __iomem *addr, const void *buffer, unsigned int count) {
+    PAGODA_IO_BEFORE_WRITE();
+    for (unsigned int i = 0; i < count; i++) {
+        uint8_t value;
+        __builtin_memcpy(&value, (const char *)buffer + i * sizeof value, sizeof value);
+        writeb_relaxed(value, addr);
+    }
+}
+static inline void writesw(volatile void __iomem *addr, const void *buffer, unsigned int count) {
+    PAGODA_IO_BEFORE_WRITE();
+    for (unsigned int i = 0; i < count; i++) {
+        uint16_t value;
+        __builtin_memcpy(&value, (const char *)buffer + i * sizeof value, sizeof value);
+        writew_relaxed(value, addr);
+    }
+}
+static inline void writesl(volatile void __iomem *addr, const void *buffer, unsigned int count) {
+    PAGODA_IO_BEFORE_WRITE();
+    for (unsigned int i = 0; i < count; i++) {
+        uint32_t value;
+        __builtin_memcpy(&value, (const char *)buffer + i * sizeof value, sizeof value);
+        writel_relaxed(value, addr);
+    }
+}
+static inline void writesq(volatile void __iomem *addr, const void *buffer, unsigned int count) {
+    PAGODA_IO_BEFORE_WRITE();
+    for (unsigned int i = 0; i < count; i++) {
+        uint64_t value;
+        __builtin_memcpy(&value, (const char *)buffer + i * sizeof value, sizeof value);
+        writeq_relaxed(value, addr);
+    }
+}
+
+/* The kernel's other family, by bits: as readb() and its like. Its I/O ports are not supported:
+ * addresses are of mappings. */
+static inline uint8_t ioread8(const volatile void __iomem *addr) { return readb(addr); }
+static inline uint16_t ioread16(const volatile void __iomem *addr) { return readw(addr); }
+static inline uint32_t ioread32(const volatile void __iomem *addr) { return readl(addr); }
+static inline uint64_t ioread64(const volatile void __iomem *addr) { return readq(addr); }
+static inline void iowrite8(uint8_t value, volatile void __iomem *addr) { writeb(value, addr); }
+static inline void iowrite16(uint16_t value, volatile void __iomem *addr) { writew(value, addr); }
+static inline void iowrite32(uint32_t value, volatile void __iomem *addr) { writel(value, addr); }
+static inline void iowrite64(uint64_t value, volatile void __iomem *addr) { writeq(value, addr); }
+
+/* The same register `count` times. */
+static inline void ioread8_rep(const volatile void __iomem *addr, void *buffer,
+                               unsigned long count) {
+    readsb(addr, buffer, (unsigned int)count);
+}
+static inline void ioread16_rep(const volatile void __iomem *addr, void *buffer,
+                                unsigned long count) {
+    readsw(addr, buffer, (unsigned int)count);
+}
+static inline void ioread32_rep(const volatile void __iomem *addr, void *buffer,
+                                unsigned long count) {
+    readsl(addr, buffer, (unsigned int)count);
+}
+static inline void ioread64_rep(const volatile void __iomem *addr, void *buffer,
+                                unsigned long count) {
+    readsq(addr, buffer, (unsigned int)count);
+}
+static inline void iowrite8_rep(volatile void __iomem *addr, const void *buffer,
+                                unsigned long count) {
+    writesb(addr, buffer, (unsigned int)count);
+}
+static inline void iowrite16_rep(volatile void __iomem *addr, const void *buffer,
+                                 unsigned long count) {
+    writesw(addr, buffer, (unsigned int)count);
+}
+static inline void iowrite32_rep(volatile void __iomem *addr, const void *buffer,
+                                 unsigned long count) {
+    writesl(addr, buffer, (unsigned int)count);
+}
+static inline void iowrite64_rep(volatile void __iomem *addr, const void *buffer,
+                                 unsigned long count) {
+    writesq(addr, buffer, (unsigned int)count);
+}
+
+/* Of a big-endian register. */
+static inline uint16_t ioread16be(const volatile void __iomem *addr) {
+    return __builtin_bswap16(readw(addr));
+}
+static inline uint32_t ioread32be(const volatile void __iomem *addr) {
+    return __builtin_bswap32(readl(addr));
+}
+static inline uint64_t ioread64be(const volatile void __iomem *addr) {
+    return __builtin_bswap64(readq(addr));
+}
+static inline void iowrite16be(uint16_t value, volatile void __iomem *addr) {
+    writew(__builtin_bswap16(value), addr);
+}
+static inline void iowrite32be(uint32_t value, volatile void __iomem *addr) {
+    writel(__builtin_bswap32(value), addr);
+}
+static inline void iowrite64be(uint64_t value, volatile void __iomem *addr) {
+    writeq(__builtin_bswap64(value), addr);
+}
 
 /* The kernel's names of the functions above. */
 

@@ -11,6 +11,7 @@
 #define PAGODA_PCI_H
 
 #include <pagoda/device.h>
+#include <pagoda/io.h>
 #include <pagoda/ioport.h>
 
 #include <linux/pci.h>
@@ -201,8 +202,7 @@ static inline void __iomem *pci_iomap_wc(struct pci_dev *pdev, int bar, unsigned
 static inline void __iomem *pci_ioremap_bar(struct pci_dev *pdev, int bar) {
     return pagoda_pci_iomap(pdev, bar, 0, 0, false);
 }
-/* Of io.h; declared here too, so that pci.h can be used alone. */
-void pagoda_iounmap(const volatile void *addr);
+/* Ends a mapping: iounmap(). */
 static inline void pci_iounmap(struct pci_dev *pdev, void __iomem *addr) {
     (void)pdev; /* the address says whose it is */
     pagoda_iounmap(addr);

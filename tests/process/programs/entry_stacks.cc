@@ -1,5 +1,7 @@
 // Every entry point of the library on a stack of 8 KiB with inaccessible pages around it, each
 // scenario in a process of its own: the first use of the heap happens on that stack, too.
+#include "hugepage/provider.h"
+
 #include <pagoda/cold.h>
 #include <pagoda/genalloc.h>
 #include <pagoda/highmem.h>
@@ -399,6 +401,32 @@ void cold_memory() {
     pagoda_store_close(store);
 }
 
+// The seam to the DMA library, with a table that says yes to everything.
+void devices() {
+    static const pagoda_dma_provider kProvider = {
+        [](void *at, size_t, unsigned, uint64_t *address) {
+            *address = reinterpret_cast<uintptr_t>(at) & 0xffffffff;
+            return 0;
+        },
+        [](void *, size_t) {},
+        [](void *, size_t) { return true; },
+        [] { return ""; },
+    };
+    need(pagoda_dma_register(&kProvider) == 0);
+    void *p = have(malloc(4096));
+    void *start;
+    size_t bytes;
+    need(pagoda_block_hold(p, &start, &bytes) == 0);
+    need(pagoda_object_hold(p, 4096) == 0);
+    free(p); // put off
+    pagoda_object_release(p);
+    pagoda_block_release(start);
+    malloc_trim(0);
+    void *pages = have(pagoda_device_pages_alloc(3, 0, UINT64_MAX, kFlags));
+    pagoda_device_pages_free(pages, 3);
+    malloc_trim(0);
+}
+
 struct scenario {
     const char *name;
     void (*run)();
@@ -420,6 +448,7 @@ struct scenario {
     {"boot_stage", boot_stage},
     {"scopes_and_shrinkers", scopes_and_shrinkers},
     {"cold_memory", cold_memory},
+    {"devices", devices},
 };
 
 void too_deep() {
