@@ -193,15 +193,18 @@ void pooled() {
 
 void zones() {
     void *p = kmalloc(kSize, GFP_KERNEL | GFP_DMA);
+    unsigned long page = __get_dma_pages(GFP_KERNEL, 0);
     kmem_cache *cache = kmem_cache_create("edu", kSize, nullptr, SLAB_CACHE_DMA);
     void *object = cache != nullptr ? kmem_cache_alloc(cache, GFP_KERNEL) : nullptr;
     if (!isolated) {
         check(p == nullptr && object == nullptr,
               "GFP_DMA and SLAB_CACHE_DMA: none without an IOMMU");
     } else {
-        check(p != nullptr && object != nullptr, "GFP_DMA and SLAB_CACHE_DMA");
+        check(p != nullptr && page != 0 && object != nullptr, "GFP_DMA and SLAB_CACHE_DMA");
         if (p != nullptr)
             round_trip(p, "kmalloc(GFP_DMA)", false);
+        if (page != 0)
+            round_trip(reinterpret_cast<void *>(page), "__get_dma_pages", false);
         if (object != nullptr)
             round_trip(object, "an object of a SLAB_CACHE_DMA cache", false);
         dma_addr_t at = p != nullptr ? dma_map_single(dev, p, kSize, DMA_TO_DEVICE) : 0;
@@ -209,6 +212,7 @@ void zones() {
         dma_unmap_single(dev, at, kSize, DMA_TO_DEVICE);
     }
     kfree(p);
+    free_page(page);
     if (object != nullptr)
         kmem_cache_free(cache, object);
     kmem_cache_destroy(cache);
