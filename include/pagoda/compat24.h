@@ -1,8 +1,8 @@
 /* Old names: what books and drivers of Linux 2.0 to 2.6 call their memory by. Each stands for what
  * became of it, so that their code compiles; new code has no use for them.
  *
- * pci_alloc_consistent and usb_buffer_alloc need libpagoda_dma. vremap and bounce_buffer_create,
- * which are about devices too, are missing.
+ * pci_alloc_consistent, usb_buffer_alloc and vremap need libpagoda_dma. bounce_buffer_create is
+ * missing: no kernel had it under this name. dma_map_single() bounces what it must.
  *
  * Source: include/linux/mm.h, slab.h and bootmem.h of Linux 2.4, and the bigphysarea patch.
  */
@@ -10,6 +10,7 @@
 #define PAGODA_COMPAT24_H
 
 #include <pagoda/dma-mapping.h>
+#include <pagoda/io.h>
 #include <pagoda/gfp.h>
 #include <pagoda/memblock.h>
 #include <pagoda/mm.h>
@@ -76,6 +77,12 @@ static inline void *alloc_bootmem_low_pages(unsigned long size) {
 /* Frees the bytes at a "physical" address of memblock's, before memblock_free_all. */
 static inline void free_bootmem(unsigned long address, unsigned long size) {
     (void)memblock_phys_free(address, size);
+}
+
+/* Device memory at a bus address, which has to lie in a BAR of an open device. Obsolete: ioremap, or
+ * pci_iomap. */
+static inline void *vremap(unsigned long offset, unsigned long size) {
+    return ioremap(offset, size);
 }
 
 /* Coherent memory, by bus. */
