@@ -10,8 +10,8 @@
 #define PAGODA_COMPAT24_H
 
 #include <pagoda/dma-mapping.h>
-#include <pagoda/io.h>
 #include <pagoda/gfp.h>
+#include <pagoda/io.h>
 #include <pagoda/memblock.h>
 #include <pagoda/mm.h>
 #include <pagoda/pci.h>
@@ -79,8 +79,8 @@ static inline void free_bootmem(unsigned long address, unsigned long size) {
     (void)memblock_phys_free(address, size);
 }
 
-/* Device memory at a bus address, which has to lie in a BAR of an open device. Obsolete: ioremap, or
- * pci_iomap. */
+/* Device memory at a bus address, which has to lie in a BAR of an open device. Obsolete: ioremap,
+ * or pci_iomap. */
 static inline void *vremap(unsigned long offset, unsigned long size) {
     return ioremap(offset, size);
 }
