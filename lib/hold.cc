@@ -320,11 +320,10 @@ void holds_after_fork_in_child() {
         page &pg = page_at(at);
         if (cls == kClassHeld) {
             const void *p = page_address(at);
-            if (const kmem_cache *c = cache_of_pointer(p)) {
-                slab *s = slab_find(c->info, p).slab;
+            const kmem_cache *c = cache_of_pointer(p);
+            if (slab *s = c != nullptr ? slab_find(c->info, p).slab : nullptr)
                 memset(static_cast<void *>(s->holds.load(std::memory_order_relaxed)), 0,
                        s->objects * sizeof(uint16_t));
-            }
             g_pagemap.page_class[at] = pg.held_class;
         }
         if (pg.holds.load(std::memory_order_relaxed) != 0)
