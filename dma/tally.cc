@@ -15,7 +15,7 @@ bool have_key;
 
 } // namespace
 
-constinit thread_local unsigned tally::mine_ = tally::kNone;
+constinit thread_local unsigned tally::mine = tally::kNone;
 
 tally *tally::create() { return static_cast<tally *>(kzalloc(sizeof(tally), GFP_KERNEL)); }
 
@@ -23,14 +23,14 @@ void tally::destroy(tally *t) { kfree(t); }
 
 // A thread that ends; what it still counts goes to the shared line.
 void tally::give_line(void *) {
-    unsigned line = mine_;
-    mine_ = kShared;
+    unsigned line = mine;
+    mine = kShared;
     lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
 }
 
 unsigned tally::take_line() {
     pthread_once(&line_once, [] { have_key = pthread_key_create(&line_key, give_line) == 0; });
-    mine_ = kShared; // whatever comes in between
+    mine = kShared; // whatever comes in between
     uint64_t taken = lines_taken.load(std::memory_order_relaxed);
     while (have_key && taken != ~uint64_t{0}) {
         auto line = static_cast<unsigned>(__builtin_ctzll(~taken));
@@ -39,12 +39,12 @@ unsigned tally::take_line() {
                                                std::memory_order_relaxed))
             continue;
         if (pthread_setspecific(line_key, &line_key) == 0)
-            mine_ = line;
+            mine = line;
         else
             lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
         break;
     }
-    return mine_;
+    return mine;
 }
 
 int64_t tally::sum() const {

@@ -16,7 +16,7 @@ class tally {
 
     // Any context.
     void add(int64_t n) {
-        unsigned line = mine_;
+        unsigned line = mine;
         if (PAGODA_UNLIKELY(line == kNone))
             line = take_line();
         std::atomic<int64_t> &count = lines_[line].count;
@@ -36,7 +36,7 @@ class tally {
     static unsigned take_line();
     static void give_line(void *);
 
-    static constinit thread_local unsigned mine_;
+    static constinit thread_local unsigned mine;
 
     struct alignas(64) row {
         std::atomic<int64_t> count;

@@ -260,18 +260,18 @@ static bool iommu_named(const char *name, enum pagoda_iommu *iommu) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option kOptions[] = {{"iommu", required_argument, NULL, 'i'},
-                                             {"write", no_argument, NULL, 'w'},
-                                             {"seconds", required_argument, NULL, 's'},
-                                             {"threads", required_argument, NULL, 't'},
-                                             {"depth", required_argument, NULL, 'd'},
-                                             {"interrupts", no_argument, NULL, 'n'},
-                                             {"premapped", no_argument, NULL, 'p'},
-                                             {"help", no_argument, NULL, 'h'},
-                                             {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"iommu", required_argument, NULL, 'i'},
+                                            {"write", no_argument, NULL, 'w'},
+                                            {"seconds", required_argument, NULL, 's'},
+                                            {"threads", required_argument, NULL, 't'},
+                                            {"depth", required_argument, NULL, 'd'},
+                                            {"interrupts", no_argument, NULL, 'n'},
+                                            {"premapped", no_argument, NULL, 'p'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     struct settings s = {.threads = 2, .depth = 32, .seconds = 10};
     enum pagoda_iommu iommu = PAGODA_IOMMU_ANY;
-    for (int c; (c = getopt_long(argc, argv, "", kOptions, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         bool good = true;
         switch (c) {
         case 'i':
