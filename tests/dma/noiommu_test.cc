@@ -18,7 +18,7 @@ struct noiommu : ::testing::Test {
     fake_vfio kernel;
     int container = os::open("/dev/vfio/vfio", O_RDWR);
     // A page table in which the 2048 pages around this function's frame have these entries.
-    uintptr_t play(std::function<uint64_t(uint64_t)> entry) {
+    uintptr_t play(const std::function<uint64_t(uint64_t)> &entry) {
         uint64_t page = static_cast<uint64_t>(getpagesize());
         uint64_t first = reinterpret_cast<uint64_t>(&page) / page - 1024;
         kernel.remove("/proc/self/pagemap");

@@ -7,7 +7,6 @@
 #include <pagoda/device.h>
 
 using namespace pagoda::dma;
-using pagoda::test::random_numbers;
 
 namespace {
 
