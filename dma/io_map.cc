@@ -175,14 +175,21 @@ bus *region_of(pci_dev *pdev, int bar, uint64_t offset, size_t bytes, int *error
     return nullptr;
 }
 
-// One access for each naturally aligned piece.
-template <class F> int in_pieces(uint64_t offset, size_t bytes, F access) {
+// One access for each naturally aligned piece of a part of a BAR: its descriptor, how much was done
+// before, its size, and where it is in the file.
+template <class F> int in_pieces(pci_dev *pdev, int bar, uint64_t offset, size_t bytes, F access) {
+    int error = 0;
+    bus *b = region_of(pdev, bar, offset, bytes, &error);
+    if (b == nullptr)
+        return error;
     for (size_t done = 0; done < bytes;) {
         size_t piece = 8;
         while (piece > bytes - done || (offset + done) % piece != 0)
             piece /= 2;
-        if (int error = access(done, piece); error != 0)
-            return error;
+        uint64_t at = b->regions[bar].offset + offset + done;
+        error = access(b->at.device, done, piece, at);
+        if (error != 0)
+            return say(step::region, -error, facts_of(*b));
         done += piece;
     }
     return 0;
@@ -192,28 +199,16 @@ template <class F> int in_pieces(uint64_t offset, size_t bytes, F access) {
 
 PAGODA_EXPORT int pagoda_pci_bar_read(pci_dev *pdev, int bar, uint64_t offset, void *to,
                                       size_t bytes) {
-    int error = 0;
-    bus *b = region_of(pdev, bar, offset, bytes, &error);
-    if (b == nullptr)
-        return error;
-    error = in_pieces(offset, bytes, [=](size_t done, size_t piece) {
-        return os::read_at(b->at.device, static_cast<char *>(to) + done, piece,
-                           b->regions[bar].offset + offset + done);
+    return in_pieces(pdev, bar, offset, bytes, [=](int fd, size_t done, size_t piece, uint64_t at) {
+        return os::read_at(fd, static_cast<char *>(to) + done, piece, at);
     });
-    return error != 0 ? say(step::region, -error, facts_of(*b)) : 0;
 }
 
 PAGODA_EXPORT int pagoda_pci_bar_write(pci_dev *pdev, int bar, uint64_t offset, const void *from,
                                        size_t bytes) {
-    int error = 0;
-    bus *b = region_of(pdev, bar, offset, bytes, &error);
-    if (b == nullptr)
-        return error;
-    error = in_pieces(offset, bytes, [=](size_t done, size_t piece) {
-        return os::write_at(b->at.device, static_cast<const char *>(from) + done, piece,
-                            b->regions[bar].offset + offset + done);
+    return in_pieces(pdev, bar, offset, bytes, [=](int fd, size_t done, size_t piece, uint64_t at) {
+        return os::write_at(fd, static_cast<const char *>(from) + done, piece, at);
     });
-    return error != 0 ? say(step::region, -error, facts_of(*b)) : 0;
 }
 
 PAGODA_EXPORT int pagoda_pci_bar_fd(pci_dev *pdev, int bar, uint64_t *offset, uint64_t *bytes) {

@@ -10,6 +10,8 @@
 namespace pagoda::dma {
 namespace {
 
+constexpr char kName[] = "iommufd"; // in sentences
+
 struct ioas_iommu : iommu {
     int iommufd;
     uint32_t ioas;
@@ -22,10 +24,7 @@ int map(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int access) {
     int error = vfio::ioas_map(s.iommufd, s.ioas, iova, at, bytes, access);
     if (error >= 0)
         return 0;
-    facts f;
-    f.device = "iommufd";
-    f.at = iova;
-    f.bytes = bytes;
+    facts f = facts_of_range(kName, iova, bytes);
     f.limit = os::memlock_limit();
     f.used = os::status_figure("VmPin"); // at least: it is the user's other processes' too
     // The kernel's word for what is mapped there already.
@@ -35,24 +34,15 @@ int map(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int access) {
 int unmap(iommu &self, uint64_t iova, uint64_t bytes) {
     ioas_iommu &s = self_of(self);
     int error = vfio::ioas_unmap(s.iommufd, s.ioas, iova, bytes);
-    if (error >= 0)
-        return 0;
-    facts f;
-    f.device = "iommufd";
-    f.at = iova;
-    f.bytes = bytes;
-    return say(step::unmap, -error, f);
+    return error >= 0 ? 0 : say(step::unmap, -error, facts_of_range(kName, iova, bytes));
 }
 
 int windows(iommu &self, iova_window *out, int capacity) {
     ioas_iommu &s = self_of(self);
     uint64_t granule = 0;
     int count = vfio::ioas_windows(s.iommufd, s.ioas, out, capacity, &granule);
-    if (count < 0) {
-        facts f;
-        f.device = "iommufd";
-        return say(step::windows, -count, f);
-    }
+    if (count < 0)
+        return say(step::windows, -count, facts_of_range(kName, 0, 0));
     // The same for each device that is attached here; 1 as long as there is none.
     if (granule > s.granule)
         s.granule = granule;

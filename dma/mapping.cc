@@ -88,6 +88,16 @@ int map_somehow(pagoda_device_state &s, void *p, size_t bytes, int access, bool 
     return error;
 }
 
+// The device may be used, and its mappings can be counted.
+bool can_begin(pagoda_device_state &s) {
+    if (check_usable(s) != 0)
+        return false;
+    if (s.live != nullptr || make_counters(s))
+        return true;
+    fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
+    return false;
+}
+
 PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
                                   dma_data_direction dir) {
     int access = access_of(dir);
@@ -95,12 +105,8 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
         fail(EINVAL, "%s: no memory, no bytes or no direction to map", s.name);
         return DMA_MAPPING_ERROR;
     }
-    if (check_usable(s) != 0)
+    if (!can_begin(s))
         return DMA_MAPPING_ERROR;
-    if (s.live == nullptr && !make_counters(s)) {
-        fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
-        return DMA_MAPPING_ERROR;
-    }
     bool granules = s.mode == PAGODA_DMA_GRANULES;
     s.direct = granules && s.debug == nullptr;
     size_t most = pagoda_dma_max_mapping_size(&s.dev);
@@ -371,12 +377,8 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, si
         fail(EINVAL, "%s: only a device's memory can be mapped as a resource", s.name);
         return DMA_MAPPING_ERROR;
     }
-    if (check_usable(s) != 0)
+    if (!can_begin(s))
         return DMA_MAPPING_ERROR;
-    if (s.live == nullptr && !make_counters(s)) {
-        fail(ENOMEM, "%s: no memory for the counters of mappings", s.name);
-        return DMA_MAPPING_ERROR;
-    }
     int error = s.space->translates()
                     ? map_alone(s, p, bytes, access, entry_kind::resource, false, &address)
                     : -ERANGE;

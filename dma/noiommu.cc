@@ -23,10 +23,7 @@ constexpr uint64_t kLastAddress = (uint64_t{1} << 52) - 1;
 direct &self_of(iommu &self) { return static_cast<direct &>(self); }
 
 int map(iommu &, uint64_t iova, uintptr_t, uint64_t bytes, int) {
-    facts f;
-    f.at = iova;
-    f.bytes = bytes;
-    return say(step::map, EOPNOTSUPP, f);
+    return say(step::map, EOPNOTSUPP, facts_of_range("", iova, bytes));
 }
 
 int unmap(iommu &self, uint64_t iova, uint64_t bytes) { return map(self, iova, 0, bytes, 0); }

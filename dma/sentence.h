@@ -53,6 +53,15 @@ struct facts {
     int number = -1;    // of the BAR, or how many interrupts
 };
 
+// Of a range of device addresses, which a back end was asked for.
+inline facts facts_of_range(const char *back_end, uint64_t at, uint64_t bytes) {
+    facts f;
+    f.device = back_end;
+    f.at = at;
+    f.bytes = bytes;
+    return f;
+}
+
 // Writes the sentence, always ended with 0, and returns its length without what did not fit.
 size_t explain(step at, int error, const facts &known, char *text, size_t capacity);
 

@@ -10,6 +10,8 @@
 namespace pagoda::dma {
 namespace {
 
+constexpr char kName[] = "type 1 IOMMU"; // in sentences
+
 struct type1 : iommu {
     int container;
 };
@@ -24,10 +26,7 @@ int map(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int access) {
     int error = vfio::type1_map(self_of(self).container, iova, at, bytes, access);
     if (error >= 0)
         return 0;
-    facts f;
-    f.device = "type 1 IOMMU";
-    f.at = iova;
-    f.bytes = bytes;
+    facts f = facts_of_range(kName, iova, bytes);
     f.limit = os::memlock_limit();
     f.used = os::status_figure("VmLck");
     return say(step::map, -error, f);
@@ -35,23 +34,14 @@ int map(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int access) {
 
 int unmap(iommu &self, uint64_t iova, uint64_t bytes) {
     int error = vfio::type1_unmap(self_of(self).container, iova, bytes);
-    if (error >= 0)
-        return 0;
-    facts f;
-    f.device = "type 1 IOMMU";
-    f.at = iova;
-    f.bytes = bytes;
-    return say(step::unmap, -error, f);
+    return error >= 0 ? 0 : say(step::unmap, -error, facts_of_range(kName, iova, bytes));
 }
 
 int windows(iommu &self, iova_window *out, int capacity) {
     vfio::type1_info info;
     int error = vfio::type1_get_info(self_of(self).container, &info, out, capacity);
-    if (error < 0) {
-        facts f;
-        f.device = "type 1 IOMMU";
-        return say(step::windows, -error, f);
-    }
+    if (error < 0)
+        return say(step::windows, -error, facts_of_range(kName, 0, 0));
     if (info.windows != 0)
         return info.windows;
     for (int i = 0; i < kOldCount && i < capacity; i++)

@@ -24,10 +24,8 @@ struct attach_test : ::testing::Test {
         return error;
     }
     int open_files() {
-        int count = 0;
-        for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd"))
-            count += entry.exists() || true;
-        return count;
+        std::filesystem::directory_iterator files("/proc/self/fd");
+        return static_cast<int>(std::distance(begin(files), end(files)));
     }
     int before = open_files();
     void TearDown() override { EXPECT_EQ(open_files(), before) << "a descriptor is left"; }

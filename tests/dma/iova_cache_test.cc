@@ -26,13 +26,17 @@ std::set<unsigned long> flush(const caches &c) {
     return all;
 }
 
-// On one CPU, so that what is put is what is got.
+// So that what is put is what is got.
+bool stays_on_one_cpu() {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    return sched_setaffinity(0, sizeof one, &one) == 0;
+}
+
 TEST(iova_cache, gives_back_the_newest_within_the_limit) {
     EXPECT_TRUE(succeeded(in_child([] {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(sched_getcpu(), &one);
-        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        ASSERT_TRUE(stays_on_one_cpu());
         caches c(iova_caches_create());
         EXPECT_EQ(iova_caches_get(c.get(), 2, ~0ul), 0u);
         for (unsigned long pfn : {40ul, 80ul, 60ul})
@@ -48,10 +52,7 @@ TEST(iova_cache, gives_back_the_newest_within_the_limit) {
 
 TEST(iova_cache, the_depot_is_bounded_and_nothing_is_lost) {
     EXPECT_TRUE(succeeded(in_child([] {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(sched_getcpu(), &one);
-        ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+        ASSERT_TRUE(stays_on_one_cpu());
         caches c(iova_caches_create());
         unsigned long put = 0;
         while (put < 100'000 && iova_caches_put(c.get(), 0, put + 1))
