@@ -68,7 +68,7 @@ pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name
 void device_destroy(pagoda_device_state *state) {
     pools_forget(*state);
     space *s = state->space;
-    state->gone.store(true, std::memory_order_release);
+    state->set_gone();
     bool mine = !s->dead();
     debug_forget(*state);
     if (uint64_t live = mappings_forget(*state); mine && live != 0)

@@ -27,11 +27,13 @@ struct pagoda_device_state {
     uint32_t max_segment;   // bytes; 64 KiB
     uint64_t boundary;      // no segment crosses a multiple of this + 1; all ones
     uint32_t min_align_mask;
-    pagoda_dma_mode mode;          // of streaming mappings
-    bool direct;                   // they take the short way: mode and counters say so
+    pagoda_dma_mode mode; // of streaming mappings
+    // Mappings may take the short way: mode GRANULES, counters there, no dma-debug, not gone. Only
+    // map_slowly() switches it on; whoever ends one of these switches it off after that.
+    std::atomic<bool> direct;
     pagoda::dma::tally *live;      // streaming mappings made, less those undone
     std::atomic<uint64_t> bounced; // of them, ever
-    std::atomic<bool> gone;        // removed, closed, or the parent's in a fork child
+    std::atomic<bool> gone;        // set_gone(): removed, closed, or the parent's in a fork child
     pagoda::dma::managed *managed;
     pagoda::dma::debug_table *debug; // NULL: it was not asked for
     // What pagoda_device_close() does instead of device_destroy(), which this calls itself; NULL: a
@@ -40,6 +42,11 @@ struct pagoda_device_state {
     unsigned width;                   // of a software device: its address lines
     pagoda_device_state *next_beside; // of the same space
     char name[32];
+
+    void set_gone() {
+        gone = true;
+        direct = false;
+    }
 };
 
 namespace pagoda::dma {

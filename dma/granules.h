@@ -15,17 +15,20 @@ enum class granule_state : uint8_t {
     chunk,    // in a chunk of the device zones
 };
 
-// A granule's word: the device address of its beginning, of whole granules; which of its pages are
-// mapped; the state.
+// A granule's word: the device address of its beginning, of whole granules; whether all its pages
+// are mapped; which are; the state.
 struct granule {
+    static constexpr uint64_t kWhole = 1u << 20;
     uint64_t word = 0;
 
     static granule of(granule_state state, uint64_t address, unsigned first_page, unsigned pages) {
-        return {address | uint64_t{first_page} << 11 | uint64_t{pages - 1} << 2 |
-                static_cast<uint64_t>(state)};
+        bool whole = state >= granule_state::linear && pages == kPageblockPages;
+        return {address | (whole ? kWhole : 0) | uint64_t{first_page} << 11 |
+                uint64_t{pages - 1} << 2 | static_cast<uint64_t>(state)};
     }
     granule_state state() const { return static_cast<granule_state>(word & 3); }
     bool mapped() const { return state() >= granule_state::linear; }
+    bool whole() const { return (word & kWhole) != 0; }
     uint64_t address() const { return word & ~(kPageblockSize - 1); }
     size_t first() const { return (word >> 11 & 511) << kPageShift; } // bytes from its beginning
     size_t bytes() const { return ((word >> 2 & 511) + 1) << kPageShift; }
@@ -42,13 +45,17 @@ class granule_table {
     ~granule_table();
 
     bool spans(uintptr_t at) const { return at - base_ < bytes_; }
-    granule get(uintptr_t at) const {
+    // Where the word of a granule is, for as long as the table is. NULL: it was never set.
+    const std::atomic<uint64_t> *place(uintptr_t at) const {
         size_t i = (at - base_) >> kPageblockShift;
         if (PAGODA_UNLIKELY(at - base_ >= bytes_))
-            return {};
+            return nullptr;
         leaf *l = top_[i / kLeaf].load(std::memory_order_acquire);
-        return l != nullptr ? granule{l->word[i % kLeaf].load(std::memory_order_acquire)}
-                            : granule{};
+        return l != nullptr ? &l->word[i % kLeaf] : nullptr;
+    }
+    granule get(uintptr_t at) const {
+        const std::atomic<uint64_t> *word = place(at);
+        return word != nullptr ? granule{word->load(std::memory_order_acquire)} : granule{};
     }
     // Makes the table for `at`, so that set() works. False: no memory. Allocates.
     bool prepare(uintptr_t at);

@@ -49,8 +49,7 @@ PAGODA_EXPORT int pagoda_dma_iova_link(device *dev, dma_iova_state *state, phys_
     auto *p = reinterpret_cast<void *>(at);
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT)
-        return fail(EFAULT, "%s: the object at %p ends before the %zu bytes to be linked do",
-                    s.name, p, bytes);
+        return explain_hold(s, hold, p, bytes);
     int error = s.space->map_at(address, p, bytes, access);
     if (error == 0) {
         error = ledger_add({s.space, address, p, bytes, entry_kind::piece, hold == 0}, true);

@@ -13,12 +13,6 @@ namespace pagoda::dma {
 
 namespace {
 
-// What every mapping reads first: nothing needs the slow path. `direct` says that the counters are
-// there, too.
-inline bool is_fast(const pagoda_device_state &s) {
-    return s.direct && !s.gone.load(std::memory_order_relaxed) && !s.space->dead();
-}
-
 inline void count(const pagoda_device_state &s, int64_t n) { s.live->add(n); }
 
 bool make_counters(pagoda_device_state &s) {
@@ -98,6 +92,16 @@ bool can_begin(pagoda_device_state &s) {
     return false;
 }
 
+// Returns whether the mode is the one of the short way.
+bool allow_short_way(pagoda_device_state &s) {
+    bool granules = s.mode == PAGODA_DMA_GRANULES;
+    s.direct = granules && s.debug == nullptr;
+    // Somebody may have changed one of these and switched it off just before we switched it on.
+    if (s.mode != PAGODA_DMA_GRANULES || s.debug != nullptr || s.gone)
+        s.direct = false;
+    return granules;
+}
+
 PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
                                   dma_data_direction dir) {
     int access = access_of(dir);
@@ -107,8 +111,7 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
     }
     if (!can_begin(s))
         return DMA_MAPPING_ERROR;
-    bool granules = s.mode == PAGODA_DMA_GRANULES;
-    s.direct = granules && s.debug == nullptr;
+    bool granules = allow_short_way(s);
     size_t most = pagoda_dma_max_mapping_size(&s.dev);
     uint64_t address;
     // Memory that the device reaches directly has no such limit.
@@ -121,11 +124,7 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
     }
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT) {
-        fail(-hold,
-             hold == -ERANGE      ? "%s: the object at %p ends before the %zu bytes to be mapped do"
-             : hold == -EOVERFLOW ? "%s: the object at %p is mapped too often, also for %zu bytes"
-                                  : "%s: the object at %p (%zu bytes) cannot be held here",
-             s.name, p, bytes);
+        explain_hold(s, hold, p, bytes);
         return DMA_MAPPING_ERROR;
     }
     int error = map_somehow(s, p, bytes, access, hold == 0, &address);
@@ -139,12 +138,16 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
     return address;
 }
 
+void complain_unmapped(const pagoda_device_state &s, uint64_t address, size_t bytes) {
+    complain("%s: %#llx (%zu bytes) is unmapped and was not mapped", s.name,
+             static_cast<unsigned long long>(address), bytes);
+}
+
 PAGODA_COLD void unmap_alone(pagoda_device_state &s, uint64_t address, size_t bytes) {
     ledger_entry entry;
     if (!ledger_find(s.space, address, &entry) ||
         (entry.kind != entry_kind::range && entry.kind != entry_kind::resource)) {
-        complain("%s: %#llx (%zu bytes) is unmapped and was not mapped", s.name,
-                 static_cast<unsigned long long>(address), bytes);
+        complain_unmapped(s, address, bytes);
         return;
     }
     if (entry.bytes != bytes)
@@ -186,9 +189,10 @@ PAGODA_NOINLINE void unmap_slowly(pagoda_device_state &s, uint64_t address, size
         unmap_alone(s, address, bytes);
     } else if (bounce_buffers.owns(p)) {
         unmap_bounced(s, p, address, bytes, copy_back);
-    } else {
-        pagoda_object_release(p);
+    } else if (pagoda_object_release(p)) {
         count(s, -1);
+    } else {
+        complain_unmapped(s, address, bytes);
     }
 }
 
@@ -231,6 +235,17 @@ int check_usable(const pagoda_device_state &s) {
     if (s.gone.load(std::memory_order_relaxed))
         return fail(ENODEV, "%s is gone: it was removed or closed", s.name);
     return 0;
+}
+
+int explain_hold(const pagoda_device_state &s, int error, const void *p, size_t bytes) {
+    return fail(-error,
+                error == -ENOENT   ? "%s: the object at %p was freed; %zu bytes cannot be mapped"
+                : error == -ERANGE ? "%s: the object at %p ends before the %zu bytes to be "
+                                     "mapped do"
+                : error == -EOVERFLOW
+                    ? "%s: the object at %p is mapped too often, also for %zu bytes"
+                    : "%s: the object at %p (%zu bytes) cannot be held here",
+                s.name, p, bytes);
 }
 
 int explain(const pagoda_device_state &s, int error, size_t bytes) {
@@ -333,20 +348,22 @@ PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {
     return error == 0 ? 0 : explain(s, error, bytes);
 }
 
-// Held before it is looked up: what is held stays where it is.
+// Looked up before it is held, so that neither waits for the other, and once more after: what is
+// held stays where it is.
 PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes,
                                         dma_data_direction dir, unsigned long) {
     pagoda_device_state &s = *dev->state;
-    uint64_t address;
-    if (PAGODA_LIKELY(is_fast(s) && bytes != 0 && dir < DMA_NONE &&
-                      pagoda_object_hold(p, bytes) == 0)) {
-        if (PAGODA_LIKELY(s.space->find(p, bytes, s.mask, &address))) {
-            count(s, 1);
-            return address;
+    if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed) && dir < DMA_NONE)) {
+        space::spot at = s.space->find_in_one(p, bytes, s.mask);
+        if (PAGODA_LIKELY(at.word != nullptr && pagoda_object_hold(p, bytes) == 0)) {
+            if (PAGODA_LIKELY(at.still())) {
+                count(s, 1);
+                return at.address;
+            }
+            pagoda_object_release(p);
         }
-        pagoda_object_release(p);
     }
-    address = map_slowly(s, const_cast<void *>(p), bytes, dir);
+    dma_addr_t address = map_slowly(s, const_cast<void *>(p), bytes, dir);
     if (PAGODA_UNLIKELY(s.debug != nullptr && address != DMA_MAPPING_ERROR))
         debug_mapped(s, p, bytes, address, dir, __builtin_return_address(0));
     return address;
@@ -355,15 +372,16 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
                                     dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
+    if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed))) {
+        void *p = s.space->heap_at(address, bytes);
+        if (PAGODA_LIKELY(p != nullptr && pagoda_object_release(p))) {
+            count(s, -1);
+            return;
+        }
+    }
     if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead() &&
                         !debug_unmapping(s, address, &bytes, &dir)))
         return;
-    void *p = s.space->heap_at(address, bytes);
-    if (PAGODA_LIKELY(p != nullptr && s.live != nullptr && !s.space->dead())) {
-        pagoda_object_release(p);
-        count(s, -1);
-        return;
-    }
     unmap_slowly(s, address, bytes, dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0);
 }
 

@@ -24,6 +24,8 @@ int access_of(dma_data_direction dir);
 int check_usable(const pagoda_device_state &s);
 // Turns what space::reach() and map_range() return into a sentence. Returns it.
 int explain(const pagoda_device_state &s, int error, size_t bytes);
+// The same for pagoda_object_hold().
+int explain_hold(const pagoda_device_state &s, int error, const void *p, size_t bytes);
 
 // For lists (sg_mapping.cc). A mapping that is a copy, whatever else could be done, and so keeps
 // the device's boundary where it can: DMA_MAPPING_ERROR, nothing said.

@@ -35,7 +35,7 @@ void after_fork() {
 // Descriptors are closed, because as long as one is open the kernel leaves the device on.
 void in_child() {
     for (bus *b = g_buses; b != nullptr; b = b->next) {
-        b->pci.dev.state->gone.store(true, std::memory_order_relaxed);
+        b->pci.dev.state->set_gone();
         os::close(b->at.device);
         b->at.device = -1;
         b->irqs.forget();
@@ -163,7 +163,7 @@ void bus_close(pagoda_device_state *state) {
         return;
     stop(*b);
     managed_release(state);
-    state->gone.store(true, std::memory_order_relaxed);
+    state->set_gone();
     io_map_end(b);
     claims_end(b);
     attach_lock();

@@ -253,7 +253,8 @@ int map(const request &r, scatterlist *sgl, int nents) {
 int list_error(int error) {
     switch (error) {
     case -EINVAL:
-    case -ERANGE: // an object that ends before its piece
+    case -ENOENT: // an object that was freed
+    case -ERANGE: // one that ends before its piece
     case -EFAULT:
         return -EINVAL;
     case -ENOMEM:

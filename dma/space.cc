@@ -177,7 +177,7 @@ bool space::detach(pagoda_device_state *state) {
 void space::forget() {
     dead_.store(true, std::memory_order_release);
     for (pagoda_device_state *d = devices_; d != nullptr; d = d->next_beside)
-        d->gone.store(true, std::memory_order_release);
+        d->set_gone();
 }
 
 int space::usable() const {
@@ -218,14 +218,14 @@ uintptr_t space::linear_memory(uint64_t address) const {
     return 0;
 }
 
-bool space::find_across(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
+bool space::find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
     uintptr_t at = number(p);
     granule g = granules_.get(at);
     uintptr_t begin = granule_of(at);
     size_t inside = at - begin;
     uint64_t found = g.address() + inside;
-    if (!g.covers(inside, min_of(inside + bytes, kPageblockSize)) || dead() || bytes - 1 > mask ||
-        found > mask - (bytes - 1))
+    if (bytes == 0 || !g.covers(inside, min_of(inside + bytes, kPageblockSize)) || dead() ||
+        bytes - 1 > mask || found > mask - (bytes - 1))
         return false;
     for (size_t left = kPageblockSize - inside; bytes > left; left += kPageblockSize) {
         granule further = granules_.get(at + left);

@@ -40,18 +40,25 @@ class space {
 
     // The device address of [p, p + bytes) in heap memory whose granules are mapped at addresses
     // within `mask`. False: not so; see reach(). No system call, no lock: any context.
-    [[gnu::always_inline]] bool find(const void *p, size_t bytes, uint64_t mask,
-                                     uint64_t *address) const {
+    bool find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const;
+    // The same for what lies in one granule that is mapped as a whole, in a space that is not dead.
+    struct spot {
+        const std::atomic<uint64_t> *word = nullptr; // NULL: not so
+        uint64_t was;
+        uint64_t address;
+        bool still() const { return word->load(std::memory_order_relaxed) == was; }
+    };
+    [[gnu::always_inline]] spot find_in_one(const void *p, size_t bytes, uint64_t mask) const {
         auto at = reinterpret_cast<uintptr_t>(p);
         size_t inside = at & (kPageblockSize - 1);
-        granule g = granules_.get(at);
-        uint64_t found = g.address() + inside;
-        if (PAGODA_UNLIKELY(bytes - 1 >= kPageblockSize - inside ||
-                            !g.covers(inside, inside + bytes) || bytes - 1 > mask ||
-                            found > mask - (bytes - 1) || dead()))
-            return find_across(p, bytes, mask, address);
-        *address = found;
-        return true;
+        const std::atomic<uint64_t> *word = granules_.place(at);
+        if (PAGODA_UNLIKELY(word == nullptr || bytes - 1 >= kPageblockSize - inside))
+            return {};
+        granule g{word->load(std::memory_order_acquire)};
+        uint64_t address = g.address() + inside;
+        if (PAGODA_UNLIKELY(!g.whole() || address + (bytes - 1) > mask))
+            return {};
+        return {word, g.word, address};
     }
     // Makes find() succeed: holds and maps the granules. -EFAULT: not the heap's memory; -ERANGE:
     // not within the mask, or in no-IOMMU mode; what map() says. Blocks.
@@ -78,15 +85,15 @@ class space {
 
     // The memory behind a device address: heap, chunk or range. NULL: nothing. Any context.
     void *virtual_address(uint64_t address) const;
-    // The same for a part of one granule of the heap, which no chunk has; NULL for all else.
-    void *heap_at(uint64_t address, size_t bytes) const {
+    // The same for a part of one granule of the heap that is mapped as a whole, which no chunk has;
+    // NULL for all else.
+    [[gnu::always_inline]] void *heap_at(uint64_t address, size_t bytes) const {
         for (const linear &l : linear_)
             if (address - l.address < l.bytes) {
                 uintptr_t at = l.memory + (address - l.address);
-                size_t inside = at & (kPageblockSize - 1);
                 granule g = granules_.get(at);
-                bool here = bytes - 1 < kPageblockSize - inside &&
-                            g.state() == granule_state::linear && g.covers(inside, inside + bytes);
+                bool here = g.whole() && g.state() == granule_state::linear &&
+                            bytes - 1 < kPageblockSize - (at & (kPageblockSize - 1));
                 return here ? reinterpret_cast<void *>(at) : nullptr;
             }
         return nullptr;
@@ -121,7 +128,6 @@ class space {
         chunk *next;
     };
 
-    bool find_across(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const;
     bool init(iommu *back_end, int *error);
     bool reserve_holes(const window_list &w);
     bool linear_lies_in(const window_list &w) const;

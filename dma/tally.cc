@@ -12,10 +12,11 @@ std::atomic<uint64_t> lines_taken{1}; // a bit for each; the shared one is nobod
 pthread_key_t line_key;
 pthread_once_t line_once = PTHREAD_ONCE_INIT;
 bool have_key;
+constinit thread_local bool asked; // for a line, once
 
 } // namespace
 
-constinit thread_local unsigned tally::mine = tally::kNone;
+constinit thread_local unsigned tally::mine = tally::kShared;
 
 tally *tally::create() { return static_cast<tally *>(kzalloc(sizeof(tally), GFP_KERNEL)); }
 
@@ -28,9 +29,9 @@ void tally::give_line(void *) {
     lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
 }
 
-unsigned tally::take_line() {
+void tally::take_line() {
+    asked = true; // whatever comes in between uses the shared one
     pthread_once(&line_once, [] { have_key = pthread_key_create(&line_key, give_line) == 0; });
-    mine = kShared; // whatever comes in between
     uint64_t taken = lines_taken.load(std::memory_order_relaxed);
     while (have_key && taken != ~uint64_t{0}) {
         auto line = static_cast<unsigned>(__builtin_ctzll(~taken));
@@ -44,7 +45,12 @@ unsigned tally::take_line() {
             lines_taken.fetch_and(~(uint64_t{1} << line), std::memory_order_release);
         break;
     }
-    return mine;
+}
+
+void tally::add_shared(int64_t n) {
+    if (!asked)
+        take_line();
+    lines_[mine].count.fetch_add(n, std::memory_order_relaxed);
 }
 
 int64_t tally::sum() const {

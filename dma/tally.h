@@ -16,24 +16,21 @@ class tally {
 
     // Any context.
     void add(int64_t n) {
-        unsigned line = mine;
-        if (PAGODA_UNLIKELY(line == kNone))
-            line = take_line();
-        std::atomic<int64_t> &count = lines_[line].count;
 #if defined(__x86_64__)
-        if (PAGODA_LIKELY(line != kShared)) {
+        if (unsigned line = mine; PAGODA_LIKELY(line != kShared)) {
             // One instruction: no signal handler of this thread comes in between.
-            asm("addq %1, %0" : "+m"(count) : "er"(n) : "cc");
+            asm("addq %1, %0" : "+m"(lines_[line].count) : "er"(n) : "cc");
             return;
         }
 #endif
-        count.fetch_add(n, std::memory_order_relaxed);
+        add_shared(n);
     }
     int64_t sum() const;
 
   private:
-    static constexpr unsigned kLines = 64, kShared = 0, kNone = kLines;
-    static unsigned take_line();
+    static constexpr unsigned kLines = 64, kShared = 0;
+    PAGODA_NOINLINE void add_shared(int64_t n);
+    static void take_line();
     static void give_line(void *);
 
     static constinit thread_local unsigned mine;

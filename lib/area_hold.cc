@@ -179,7 +179,7 @@ int area_hold_object(const void *p, size_t bytes) {
     lock_guard l(vmalloc_lock());
     vm_area *a = live_area(p);
     if (a == nullptr)
-        return -EFAULT;
+        return vmalloc_range().containing(p) != nullptr ? -ENOENT : -EFAULT;
     if (bytes > vm_range::address(a) + a->bytes - reinterpret_cast<uintptr_t>(p))
         return -ERANGE;
     if (!any_hold.load(std::memory_order_relaxed))
@@ -188,12 +188,16 @@ int area_hold_object(const void *p, size_t bytes) {
 }
 
 // What is held stays where it is in the books: this needs no lock.
-void area_release_object(const void *p) {
+bool area_release_object(const void *p) {
     vm_area *a = vmalloc_range().containing(p);
-    if (a == nullptr || a->state != vm_state::busy || !hold_lower(a->holds))
-        return;
-    slow_path scope;
-    vmalloc_free(reinterpret_cast<void *>(vm_range::address(a)), scope.limit(GFP_KERNEL));
+    if (a == nullptr || a->state != vm_state::busy)
+        return false;
+    hold_end end = hold_lower(a->holds);
+    if (end == hold_end::last) {
+        slow_path scope;
+        vmalloc_free(reinterpret_cast<void *>(vm_range::address(a)), scope.limit(GFP_KERNEL));
+    }
+    return end != hold_end::none;
 }
 
 bool area_puts_off_free(vm_area *a) {

@@ -32,7 +32,7 @@ int area_hold_block(const void *p, void **start, size_t *bytes);
 void area_release_block(const void *p);
 // pagoda_object_hold and its end.
 int area_hold_object(const void *p, size_t bytes);
-void area_release_object(const void *p);
+bool area_release_object(const void *p);
 // Before the area that starts at p is freed. True: it must not be now, and that was reported.
 bool area_puts_off_free(vm_area *a);
 

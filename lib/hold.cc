@@ -158,6 +158,12 @@ struct short_way {
         return object < s->objects && into <= usable && bytes <= usable - into &&
                !slab_is_free({s, static_cast<uint32_t>(object), true});
     }
+    // After the counter was raised: frees of the object take the slow path, and nobody looks
+    // whether they need not.
+    [[gnu::always_inline]] bool is_closed() const {
+        return (page_at(start_page).holds.load() & kLooking) == 0 &&
+               class_mark(start_page).load() == kClassHeld;
+    }
 };
 
 // After a free of an object that nobody holds: the page, if nobody holds any that begins there,
@@ -190,7 +196,7 @@ void open_hot_path(uint32_t page, const slab *s) {
 int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
     place o;
     if (!find_in_slab(c, p, &o) || slab_is_free(o.at))
-        return -EFAULT;
+        return -ENOENT;
     auto offset = static_cast<size_t>(static_cast<const char *>(p) - o.start);
     if (offset > o.bytes || bytes > o.bytes - offset)
         return -ERANGE;
@@ -210,7 +216,7 @@ int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
 int hold_run(const void *p, size_t bytes) {
     place o;
     if (!find_run(p, &o))
-        return -EFAULT;
+        return -ENOENT;
     auto offset = static_cast<size_t>(static_cast<const char *>(p) - o.start);
     if (bytes > o.bytes - min_of(offset, o.bytes))
         return -ERANGE;
@@ -232,33 +238,33 @@ bool find(const void *p, place *o) {
 int hold_raise(std::atomic<uint16_t> &holds) {
     uint16_t seen = holds.load(std::memory_order_relaxed);
     do {
-        if ((seen & kFreedWhileHeld) != 0)
-            return -EFAULT;
+        if (is_freed(seen))
+            return -ENOENT;
         if (seen == kMaxHolds)
             return -EOVERFLOW;
     } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen + 1)));
     return 0;
 }
 
-bool hold_lower(std::atomic<uint16_t> &holds) {
+hold_end hold_lower(std::atomic<uint16_t> &holds) {
     uint16_t seen = holds.load(std::memory_order_relaxed);
     uint16_t left = 0;
     do {
-        if ((seen & kMaxHolds) == 0)
-            return false;
+        if ((seen & kMaxHolds) == 0 || is_below_zero(seen))
+            return hold_end::none;
         left = static_cast<uint16_t>(seen - 1);
         if (left == kFreedWhileHeld)
             left = 0;
     } while (!holds.compare_exchange_weak(seen, left, std::memory_order_acq_rel));
-    return seen == (kFreedWhileHeld | 1);
+    return seen == (kFreedWhileHeld | 1) ? hold_end::last : hold_end::one;
 }
 
 held_free hold_note_free(std::atomic<uint16_t> &holds) {
     uint16_t seen = holds.load(std::memory_order_acquire);
     do {
-        if (seen == 0)
+        if (seen == 0 || is_below_zero(seen))
             return held_free::now;
-        if ((seen & kFreedWhileHeld) != 0)
+        if (is_freed(seen))
             return held_free::again;
     } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen | kFreedWhileHeld)));
     return held_free::put_off;
@@ -348,44 +354,61 @@ static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
     return cls == kClassPages ? pages_hold(p, bytes) : hold_run(p, bytes);
 }
 
+static PAGODA_NOINLINE bool release_slow(const void *p) {
+    uint8_t cls = class_of_pointer(p);
+    if (cls == kClassNone || cls == kClassPages)
+        return (cls == kClassNone ? area_release_object : pages_unhold)(p);
+    place o;
+    if (!find(p, &o) || o.holds == nullptr)
+        return false;
+    hold_end end = hold_lower(*o.holds);
+    if (PAGODA_UNLIKELY(end == hold_end::last))
+        heap_free(o.start, GFP_KERNEL);
+    return end != hold_end::none;
+}
+
+// The counter is up, by the short way, and the page is open or somebody looks whether to open it.
+// False: the one who looks is who this thread interrupted.
+static PAGODA_COLD bool close_behind(const void *p, const short_way &o) {
+    if (t_thread.depth != 0)
+        return false;
+    close_hot_path(o.start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, o.s);
+    return true;
+}
+
+// The short way took one from the counter of an object that was freed, or from none.
+static PAGODA_COLD bool release_end(const void *p, const short_way &o, uint16_t before) {
+    if (!is_freed(before)) {
+        o.holds->fetch_add(1); // two undo what one did
+        return false;
+    }
+    uint16_t none = kFreedWhileHeld;
+    if (before == (kFreedWhileHeld | 1) && o.holds->compare_exchange_strong(none, 0))
+        heap_free(const_cast<char *>(static_cast<const char *>(p)) - o.into, GFP_KERNEL);
+    return true;
+}
+
+// No compare and exchange on the short ways: it would wait for what it compares with. What comes
+// out is looked at instead, and mended where it should not have been.
+
 PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     short_way o;
-    if (PAGODA_LIKELY(t_thread.depth == 0 && o.find(p) && o.reaches(bytes))) {
-        uint16_t seen = o.holds->load(std::memory_order_relaxed);
-        if (PAGODA_LIKELY(seen < kMaxHolds && o.holds->compare_exchange_strong(
-                                                  seen, static_cast<uint16_t>(seen + 1)))) {
-            const pagoda::page &start = page_at(o.start_page);
-            if (PAGODA_UNLIKELY((start.holds.load() & kLooking) != 0 ||
-                                class_mark(o.start_page).load() != kClassHeld))
-                close_hot_path(o.start_page,
-                               page_at(static_cast<uint32_t>(page_index(p))).held_class, o.s);
+    if (PAGODA_LIKELY(o.find(p) && o.reaches(bytes) &&
+                      o.holds->load(std::memory_order_relaxed) < kManyHolds)) {
+        uint16_t before = o.holds->fetch_add(1);
+        if (PAGODA_LIKELY(!is_freed(before) && (o.is_closed() || close_behind(p, o))))
             return 0;
-        }
+        release_slow(p);
     }
     return hold_slow(p, bytes);
 }
 
-static PAGODA_NOINLINE void release_slow(const void *p) {
-    uint8_t cls = class_of_pointer(p);
-    if (cls == kClassNone || cls == kClassPages) {
-        (cls == kClassNone ? area_release_object : pages_unhold)(p);
-        return;
-    }
-    place o;
-    if (!find(p, &o) || o.holds == nullptr || PAGODA_LIKELY(!hold_lower(*o.holds)))
-        return;
-    heap_free(o.start, GFP_KERNEL);
-}
-
-PAGODA_EXPORT void pagoda_object_release(const void *p) {
+PAGODA_EXPORT bool pagoda_object_release(const void *p) {
     short_way o;
-    if (PAGODA_LIKELY(o.find(p))) {
-        uint16_t seen = o.holds->load(std::memory_order_relaxed);
-        if (PAGODA_LIKELY(seen != 0 && seen <= kMaxHolds &&
-                          o.holds->compare_exchange_strong(seen, static_cast<uint16_t>(seen - 1))))
-            return;
-    }
-    release_slow(p);
+    if (PAGODA_UNLIKELY(!o.find(p) || o.holds->load(std::memory_order_relaxed) == 0))
+        return release_slow(p);
+    uint16_t before = o.holds->fetch_sub(1);
+    return PAGODA_LIKELY(before - 1u < kMaxHolds) || release_end(p, o, before);
 }
 
 PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {

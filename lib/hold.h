@@ -11,15 +11,22 @@
 
 namespace pagoda {
 
-// A counter of holds: how often, and whether the object was freed since the first.
+// A counter of holds: how often, and whether the object was freed since the first. It is below zero
+// for a moment where two threads undo what one did.
 inline constexpr uint16_t kMaxHolds = 32767;
 inline constexpr uint16_t kFreedWhileHeld = 32768;
+inline constexpr uint16_t kManyHolds = kMaxHolds / 2; // it never goes up or down so far in a moment
+inline bool is_below_zero(uint16_t holds) { return holds > UINT16_MAX - kManyHolds; }
+inline bool is_freed(uint16_t holds) { return holds >= kFreedWhileHeld && !is_below_zero(holds); }
 
-// 0; -EFAULT: freed already; -EOVERFLOW.
+// 0; -ENOENT: freed already; -EOVERFLOW.
 int hold_raise(std::atomic<uint16_t> &holds);
-// True: that was the last hold of what was freed meanwhile; the caller frees it. A release without
-// a hold does nothing.
-bool hold_lower(std::atomic<uint16_t> &holds);
+enum class hold_end : uint8_t {
+    none, // there was no hold to end
+    one,
+    last, // of what was freed meanwhile; the caller frees it
+};
+hold_end hold_lower(std::atomic<uint16_t> &holds);
 
 enum class held_free : uint8_t {
     now,     // nobody holds it

@@ -38,7 +38,7 @@ void uncover(uint32_t from, uint32_t to) {
     for (uint32_t at = from; at < to; at++) {
         vmalloc_lock().lock();
         covering(page_at(at))--;
-        bool freed = hold_lower(page_at(at).holds);
+        bool freed = hold_lower(page_at(at).holds) == hold_end::last;
         vmalloc_lock().unlock();
         if (freed)
             pages_finish_free(at);
@@ -72,7 +72,7 @@ int hold_singles(uint32_t first, uint32_t pages) {
     return r;
 }
 
-void unhold_single(uint32_t first) {
+bool unhold_single(uint32_t first) {
     slow_path scope;
     page &pg = page_at(first);
     uint32_t covers = 1;
@@ -82,11 +82,12 @@ void unhold_single(uint32_t first) {
         covers = max_of(covered(pg), 1u);
         covered(pg) = 0;
     }
-    bool freed = begun != 0 && hold_lower(pg.holds);
+    hold_end end = begun != 0 ? hold_lower(pg.holds) : hold_end::none;
     vmalloc_lock().unlock();
     uncover(first + 1, first + covers);
-    if (freed)
+    if (end == hold_end::last)
         pages_finish_free(first);
+    return end != hold_end::none;
 }
 
 } // namespace
@@ -105,12 +106,14 @@ int pages_hold(const void *p, size_t bytes) {
     return hold_raise(pg.holds);
 }
 
-void pages_unhold(const void *p) {
+bool pages_unhold(const void *p) {
     uint32_t head = block_head(p);
     if (is_single(head))
-        unhold_single(head);
-    else if (hold_lower(page_at(head).holds))
+        return unhold_single(head);
+    hold_end end = hold_lower(page_at(head).holds);
+    if (end == hold_end::last)
         pages_finish_free(head);
+    return end != hold_end::none;
 }
 
 bool hold_puts_off_pages(uint32_t head) {

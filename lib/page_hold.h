@@ -14,7 +14,7 @@ namespace pagoda {
 
 // pagoda_object_hold and its end, for pages of the page allocator's callers.
 int pages_hold(const void *p, size_t bytes);
-void pages_unhold(const void *p);
+bool pages_unhold(const void *p);
 // Before a block is freed, by its first page. True: it must not be now, and that was reported.
 bool hold_puts_off_pages(uint32_t head);
 

@@ -515,8 +515,8 @@ bool pagoda_dma_iova_try_alloc(struct device *dev, struct dma_iova_state *state,
                                size_t size);
 /* Puts `size` bytes at `p` into the window at `offset`, for the direction. All pieces begin on a
  * page but the first, and end on one but the last. The device reaches the whole pages. A system
- * call; blocks. 0; -EIO: outside of the window, or in the middle of a page; -EFAULT: a freed
- * object; -ENOMEM, -ENOSPC as pagoda_dma_reach(); -ENODEV. */
+ * call; blocks. 0; -EIO: outside of the window, or in the middle of a page; -ENOENT: a freed
+ * object; -ERANGE: one that ends before; -ENOMEM, -ENOSPC as pagoda_dma_reach(); -ENODEV. */
 int pagoda_dma_iova_link(struct device *dev, struct dma_iova_state *state, phys_addr_t p,
                          size_t offset, size_t size, enum dma_data_direction dir,
                          unsigned long attrs);

@@ -66,7 +66,7 @@ TEST(IovaLink, RefusesWhatDoesNotFit) {
     void *small = kmalloc(64, GFP_KERNEL);
     dma_iova_state other;
     ASSERT_TRUE(dma_iova_try_alloc(dev, &other, phys(small), 8192));
-    EXPECT_EQ(dma_iova_link(dev, &other, phys(small), 0, 4096, DMA_TO_DEVICE, 0), -EFAULT);
+    EXPECT_EQ(dma_iova_link(dev, &other, phys(small), 0, 4096, DMA_TO_DEVICE, 0), -ERANGE);
     kfree(small);
     for (int error : {-ENOMEM, -ENOSPC}) {
         pagoda_software_fail_maps(dev, 0, 1, error);

@@ -436,6 +436,48 @@ TEST(Mapping, SaysWhatIsUnmappedWrongly) {
     EXPECT_TRUE(end.said("is synchronised and is not mapped")) << end.errors;
 }
 
+// The heap's memory has no record: what tells is the object's counter.
+TEST(Mapping, SaysWhatOfTheHeapIsUnmappedTwice) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        for (const memory &m : all_kinds()) {
+            auto *p = static_cast<char *>(m.take());
+            dma_addr_t at = dma_map_single(dev, p, m.bytes, DMA_TO_DEVICE);
+            ASSERT_FALSE(dma_mapping_error(dev, at)) << m.kind;
+            dma_unmap_single(dev, at, m.bytes, DMA_TO_DEVICE);
+            dma_unmap_single(dev, at, m.bytes, DMA_TO_DEVICE);
+            EXPECT_EQ(dev.counters().live_mappings, 0u) << m.kind;
+            m.give(p);
+        }
+    });
+    EXPECT_TRUE(test::succeeded(end)) << end.errors;
+    EXPECT_EQ(end.lines(), all_kinds().size()) << end.errors;
+}
+
+TEST(Mapping, RefusesWhatWasFreed) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        auto refused = [&](void *p, size_t bytes) {
+            EXPECT_TRUE(dma_mapping_error(dev, dma_map_single(dev, p, bytes, DMA_FROM_DEVICE)));
+            EXPECT_TRUE(error_says("freed")) << pagoda_device_error();
+        };
+        for (size_t bytes : {64u, 4096u, 70'000u, 3u << 20}) {
+            void *p = kvmalloc(bytes, GFP_KERNEL);
+            dma_addr_t at = dma_map_single(dev, p, bytes, DMA_FROM_DEVICE);
+            kvfree(p); // put off, and reported
+            refused(p, bytes);
+            dma_unmap_single(dev, at, bytes, DMA_FROM_DEVICE);
+        }
+        void *area = vmalloc(3u << 20);
+        vfree(area);
+        refused(area, 3u << 20);
+        EXPECT_EQ(dev.counters().bounced, 0u);
+        EXPECT_EQ(dev.counters().live_mappings, 0u);
+    });
+    EXPECT_TRUE(test::succeeded(end)) << end.errors;
+    EXPECT_EQ(end.lines(), 4u) << end.errors;
+}
+
 TEST(Mapping, SaysWhatWasNotUndone) {
     test::child_end end = test::in_child([] {
         auto *object = kmalloc(64, GFP_KERNEL);
