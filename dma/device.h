@@ -19,6 +19,7 @@ struct debug_table; // dma-debug's records
 struct pagoda_device_state {
     struct device dev;
     pagoda::dma::space *space;
+    pagoda::dma::heap_windows heap; // the space's: a load less for each unmapping
     pagoda_iommu kind;
     pagoda::dma::bus *bus;
     // dma_set_mask() and friends.

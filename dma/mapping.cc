@@ -373,7 +373,8 @@ PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t byte
                                     dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
     if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed))) {
-        void *p = s.space->heap_at(address, bytes);
+        // Only what is mapped by granules is in these windows, and all that is mapped is held.
+        void *p = s.heap.memory(address);
         if (PAGODA_LIKELY(p != nullptr && pagoda_object_release(p))) {
             count(s, -1);
             return;

@@ -49,8 +49,8 @@ bool space::init(iommu *back_end, int *error) {
         return false;
     *error = -ENOMEM;
     const pagoda_layout_record *l = pagoda_layout_get();
-    linear_[0].memory = l->zone_base;
-    linear_[1].memory = l->vmalloc_start;
+    linear_.of[0].memory = l->zone_base;
+    linear_.of[1].memory = l->vmalloc_start;
     if (!granules_.init(l->zone_base, l->vmalloc_end - l->zone_base) ||
         iova_domain_init_rcaches(&domain_) != 0 || !reserve_holes(windows_))
         return false;
@@ -97,10 +97,10 @@ bool space::place_linear() {
                           : align_down(best.last + 1, kPageblockSize) - zone - areas;
     if (zone + areas == 0)
         return true;
-    linear_[0].address = start;
-    linear_[0].bytes = zone;
-    linear_[1].address = start + zone;
-    linear_[1].bytes = areas;
+    linear_.of[0].address = start;
+    linear_.of[0].bytes = zone;
+    linear_.of[1].address = start + zone;
+    linear_.of[1].bytes = areas;
     return reserve_iova(&domain_, start >> shift_, (start + zone + areas - 1) >> shift_) != nullptr;
 }
 
@@ -160,6 +160,7 @@ space_counters space::counters() const {
 
 void space::attach(pagoda_device_state *state) {
     locked lock(g_granules_lock);
+    state->heap = linear_;
     state->next_beside = devices_;
     devices_ = state;
 }
@@ -205,16 +206,9 @@ int space::call_unmap(uint64_t address, uint64_t bytes) {
 
 // 0: not in what has a place.
 uint64_t space::linear_address(uintptr_t at) const {
-    for (const linear &l : linear_)
+    for (const heap_windows::window &l : linear_.of)
         if (at - l.memory < l.bytes)
             return l.address + (at - l.memory);
-    return 0;
-}
-
-uintptr_t space::linear_memory(uint64_t address) const {
-    for (const linear &l : linear_)
-        if (address - l.address < l.bytes)
-            return l.memory + (address - l.address);
     return 0;
 }
 
@@ -440,10 +434,9 @@ int space::unmap_at(uint64_t address, size_t bytes) {
 void *space::virtual_address(uint64_t address) const {
     if (dead())
         return nullptr;
-    if (uintptr_t at = linear_memory(address); at != 0) {
-        size_t inside = at - granule_of(at);
-        return granules_.get(at).covers(inside, inside + 1) ? reinterpret_cast<void *>(at)
-                                                            : nullptr;
+    if (void *p = linear_.memory(address); p != nullptr) {
+        size_t inside = number(p) - granule_of(number(p));
+        return granules_.get(number(p)).covers(inside, inside + 1) ? p : nullptr;
     }
     uint64_t word = pages_.get(address >> shift_);
     if ((word & kKinds) == 0)

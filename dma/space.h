@@ -23,6 +23,24 @@ struct space_counters {
     uint64_t map_calls, unmap_calls, mapped_bytes, live_ranges;
 };
 
+// Of zone and vmalloc range, as much as has a place: its first address, the device's, bytes. The
+// same for as long as the space is.
+struct heap_windows {
+    struct window {
+        uintptr_t memory;
+        uint64_t address;
+        uint64_t bytes;
+    } of[2] = {};
+
+    // The heap's memory at this device address, mapped or not; nothing else is in these windows.
+    [[gnu::always_inline]] void *memory(uint64_t address) const {
+        for (const window &w : of)
+            if (address - w.address < w.bytes)
+                return reinterpret_cast<void *>(w.memory + (address - w.address));
+        return nullptr;
+    }
+};
+
 class space {
   public:
     // Takes the back end over. NULL (the back end is closed): no memory, or no window. -errno in
@@ -85,20 +103,6 @@ class space {
 
     // The memory behind a device address: heap, chunk or range. NULL: nothing. Any context.
     void *virtual_address(uint64_t address) const;
-    // The same for a part of one granule of the heap that is mapped as a whole, which no chunk has;
-    // NULL for all else.
-    [[gnu::always_inline]] void *heap_at(uint64_t address, size_t bytes) const {
-        for (const linear &l : linear_)
-            if (address - l.address < l.bytes) {
-                uintptr_t at = l.memory + (address - l.address);
-                granule g = granules_.get(at);
-                bool here = g.whole() && g.state() == granule_state::linear &&
-                            bytes - 1 < kPageblockSize - (at & (kPageblockSize - 1));
-                return here ? reinterpret_cast<void *>(at) : nullptr;
-            }
-        return nullptr;
-    }
-
     // Addresses without memory behind them, for dma_iova_*: reserve, map pieces, give back. A piece
     // begins as far into a granule as its memory does. Errors as map_range().
     int reserve_addresses(uint64_t bytes, uint64_t mask, uint64_t *address);
@@ -134,7 +138,6 @@ class space {
     bool place_linear();
     int usable() const;
     uint64_t linear_address(uintptr_t at) const;
-    uintptr_t linear_memory(uint64_t address) const;
     int map_granule(uintptr_t at);
     int add_chunk(chunk *c, unsigned bits);
     int physical_run(uintptr_t at, size_t bytes, unsigned bits, uint64_t *address) const;
@@ -153,12 +156,7 @@ class space {
     page_table pages_; // ranges, pieces, chunks
     granule_table granules_;
     window_list windows_; // changed with g_granules_lock
-    // Of zone and vmalloc range, as much as has a place: its first address, the device's, bytes.
-    struct linear {
-        uintptr_t memory;
-        uint64_t address;
-        uint64_t bytes;
-    } linear_[2] = {};
+    heap_windows linear_;
     chunk *chunks_ = nullptr;
     pagoda_device_state *devices_ = nullptr;
     std::atomic<uint64_t> map_calls_{0}, unmap_calls_{0}, mapped_bytes_{0}, live_ranges_{0};

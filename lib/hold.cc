@@ -367,24 +367,27 @@ static PAGODA_NOINLINE bool release_slow(const void *p) {
     return end != hold_end::none;
 }
 
-// The counter is up, by the short way, and the page is open or somebody looks whether to open it.
-// False: the one who looks is who this thread interrupted.
-static PAGODA_COLD bool close_behind(const void *p, const short_way &o) {
+// What the short ways leave over. They give these their figures singly: a short_way in memory would
+// be stored by each call.
+
+// The counter is up, and the page is open or somebody looks whether to open it. False: the one who
+// looks is who this thread interrupted.
+static PAGODA_COLD bool close_behind(const void *p, uint32_t start_page, slab *s) {
     if (t_thread.depth != 0)
         return false;
-    close_hot_path(o.start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, o.s);
+    close_hot_path(start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, s);
     return true;
 }
 
-// The short way took one from the counter of an object that was freed, or from none.
-static PAGODA_COLD bool release_end(const void *p, const short_way &o, uint16_t before) {
+// One was taken from the counter of an object that was freed, or from none.
+static PAGODA_COLD bool release_end(void *start, std::atomic<uint16_t> &holds, uint16_t before) {
     if (!is_freed(before)) {
-        o.holds->fetch_add(1); // two undo what one did
+        holds.fetch_add(1); // two undo what one did
         return false;
     }
     uint16_t none = kFreedWhileHeld;
-    if (before == (kFreedWhileHeld | 1) && o.holds->compare_exchange_strong(none, 0))
-        heap_free(const_cast<char *>(static_cast<const char *>(p)) - o.into, GFP_KERNEL);
+    if (before == (kFreedWhileHeld | 1) && holds.compare_exchange_strong(none, 0))
+        heap_free(start, GFP_KERNEL);
     return true;
 }
 
@@ -396,7 +399,8 @@ PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     if (PAGODA_LIKELY(o.find(p) && o.reaches(bytes) &&
                       o.holds->load(std::memory_order_relaxed) < kManyHolds)) {
         uint16_t before = o.holds->fetch_add(1);
-        if (PAGODA_LIKELY(!is_freed(before) && (o.is_closed() || close_behind(p, o))))
+        if (PAGODA_LIKELY(!is_freed(before) &&
+                          (o.is_closed() || close_behind(p, o.start_page, o.s))))
             return 0;
         release_slow(p);
     }
@@ -408,7 +412,8 @@ PAGODA_EXPORT bool pagoda_object_release(const void *p) {
     if (PAGODA_UNLIKELY(!o.find(p) || o.holds->load(std::memory_order_relaxed) == 0))
         return release_slow(p);
     uint16_t before = o.holds->fetch_sub(1);
-    return PAGODA_LIKELY(before - 1u < kMaxHolds) || release_end(p, o, before);
+    return PAGODA_LIKELY(before - 1u < kMaxHolds) ||
+           release_end(const_cast<char *>(static_cast<const char *>(p)) - o.into, *o.holds, before);
 }
 
 PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {
