@@ -1,5 +1,6 @@
 """The guest itself: what comes out of it, what its options do, and how it is ended."""
 
+import functools
 import json
 import os
 import pathlib
@@ -14,51 +15,68 @@ import guest
 VM = pathlib.Path(__file__).with_name("vm.py")
 
 
+@functools.cache
+def one_guest():
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "file"
+        file.write_text("content\n")
+        (pathlib.Path(folder) / "link").symlink_to("file")
+        commands = {
+            "status": ["/bin/sh", "-c", "echo out; echo err >&2; exit 7"],
+            "pagoda": ["/bin/sh", "-c",
+                       "sort /etc/passwd >&2 && env -u LD_PRELOAD cat /tmp/report"],
+            "memory": ["/bin/sh", "-c",
+                       "cd /sys/devices/system/node; ls -d node*; cat /proc/swaps;"
+                       "cat /proc/sys/vm/nr_hugepages; nproc; grep MemTotal /proc/meminfo"],
+            "files": ["/bin/cat", f"{folder}/link", "/data/other"],
+        }
+        return case.together(commands, memory="512M", numa=2, cpus=2, swap="64M", hugepages=24,
+                             files=["/usr/bin/sort", folder, f"{file}:/data/other"],
+                             env={"LD_PRELOAD": case.LIBRARY, "PAGODA_OPTIONS": "exit_report=/tmp/report"})
+
+
 class Ends(case.Case):
     def test_status_and_output_come_through(self):
-        for status in (0, 7):
-            result = self.sh(f"echo out; echo err >&2; exit {status}")
-            self.assertEqual((result.returncode, result.output), (status, "out\nerr\n"), result)
-            self.assertEqual(result.fault, "")
+        result = one_guest()["status"]
+        self.assertEqual((result.returncode, result.output), (7, "out\nerr\n"), result)
+        self.assertEqual(result.fault, "")
 
     def test_a_guest_that_panics_is_said(self):
-        result = self.sh("echo before; echo c >/proc/sysrq-trigger")
-        self.assertIsNone(result.returncode, result)
-        self.assertIn("the guest ended without a result", result.fault)
-        self.assertIn("sysrq triggered crash", result.dmesg)
+        commands = {"first": ["/bin/sh", "-c", "echo 1"],
+                    "panics": ["/bin/sh", "-c", "echo c >/proc/sysrq-trigger"],
+                    "last": ["/bin/sh", "-c", "echo 3"]}
+        results = case.together(commands)
+        first = results["first"]
+        self.assertEqual((first.returncode, first.output, first.fault), (0, "1\n", ""), first)
+        for name in ("panics", "last"):
+            self.assertIsNone(results[name].returncode, results[name])
+            self.assertIn("the guest ended without a result", results[name].fault)
+        self.assertNotIn("sysrq", first.dmesg)
+        self.assertIn("sysrq triggered crash", results["panics"].dmesg)
 
 
 class Inside(case.Case):
     def test_a_program_runs_on_pagoda(self):
-        result = self.sh("sort /etc/passwd >&2 && env -u LD_PRELOAD cat /tmp/report",
-                         files=["/usr/bin/sort"],
-                         env={"LD_PRELOAD": case.LIBRARY, "PAGODA_OPTIONS": "exit_report=/tmp/report"})
-        self.assertEqual(result.returncode, 0, result)
+        result = self.passed(one_guest()["pagoda"])
         report = [json.loads(line) for line in result.output.splitlines() if line.startswith("{")]
         served = [line["served"] for line in report if line["program"].endswith("sort")]
         self.assertTrue(served and served[0] > 0, result)
 
     def test_memory_is_as_ordered(self):
-        result = self.sh("cd /sys/devices/system/node; ls -d node*; cat /proc/swaps;"
-                         "cat /proc/sys/vm/nr_hugepages; nproc; grep MemTotal /proc/meminfo",
-                         memory="512M", numa=2, cpus=2, swap="64M", hugepages=24)
+        result = one_guest()["memory"]
         self.assertRegex(result.output, r"^node0\s+node1\n")
         self.assertRegex(result.output, r"/dev/nvme\w+\s+partition\s+655\d\d\s")
         self.assertRegex(result.output, r"\n24\n2\nMemTotal:\s+4\d{5} kB\n")
+
+    def test_files_lie_where_they_are_put(self):
+        result = one_guest()["files"]
+        self.assertEqual((result.returncode, result.output), (0, "content\ncontent\n"), result)
 
     def test_a_user_has_the_nodes_and_a_limit(self):
         result = self.sh("id -u; ulimit -l; for node in /dev/iommu /dev/vfio/[0-9]*; do"
                          " [ -w $node ] && echo $node; done; [ -w /etc/passwd ]", user="64K")
         self.assertEqual(result.returncode, 1, result)
         self.assertRegex(result.output, r"^1000\n64\n/dev/iommu\n/dev/vfio/\d+\n$")
-
-    def test_files_lie_where_they_are_put(self):
-        with tempfile.TemporaryDirectory() as folder:
-            file = pathlib.Path(folder) / "file"
-            file.write_text("content\n")
-            (pathlib.Path(folder) / "link").symlink_to("file")
-            result = self.sh(f"cat {folder}/link /data/other", files=[folder, f"{file}:/data/other"])
-        self.assertEqual((result.returncode, result.output), (0, "content\ncontent\n"), result)
 
 
 class CommandLine(case.Case):

@@ -1,5 +1,5 @@
-// dma MODE MASK: memory of every kind moved by QEMU's edu device and looked at. MODE: type1,
-// iommufd, noiommu. MASK: the bits of address that the driver says the device has.
+// dma MODE MASK WHERE: memory of every kind moved by QEMU's edu device and looked at. MODE: type1,
+// iommufd, noiommu. MASK: the bits of address that the driver says the device has. WHERE: which.
 #include <pagoda/dma-mapping.h>
 #include <pagoda/dmapool.h>
 #include <pagoda/io.h>
@@ -240,14 +240,14 @@ void blocked() {
 } // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 3)
+    if (argc != 4)
         return 2;
     isolated = strcmp(argv[1], "noiommu") != 0;
     bits = static_cast<unsigned>(atoi(argv[2]));
     pagoda_iommu kind = !isolated                         ? PAGODA_IOMMU_NONE
                         : strcmp(argv[1], "iommufd") == 0 ? PAGODA_IOMMU_IOMMUFD
                                                           : PAGODA_IOMMU_TYPE1;
-    dev = pagoda_device_open("1234:11e8", kind);
+    dev = pagoda_device_open(argv[3], kind);
     if (dev == nullptr) {
         printf("FAIL %s\n", pagoda_device_error());
         return 1;

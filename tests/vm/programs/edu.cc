@@ -316,6 +316,13 @@ void memlock(const char *where, pagoda_iommu kind) {
     expect(said("RLIMIT_MEMLOCK is 64 KiB") && said("CAP_IPC_LOCK"), "and the sentence says so");
 }
 
+// The name of the device to a file of its driver's.
+bool tell_driver(const char *file) {
+    FILE *f = std::fopen((std::string("/sys/bus/pci/drivers/vfio-pci/") + file).c_str(), "w");
+    bool written = f != nullptr && std::fputs("0000:00:04.0", f) >= 0;
+    return f != nullptr && std::fclose(f) == 0 && written;
+}
+
 // Somebody unbinds the device while it is open: the request is heard, and closing lets it go.
 void removed(const char *where, pagoda_iommu kind) {
     auto *e = new edu(where, kind);
@@ -324,11 +331,8 @@ void removed(const char *where, pagoda_iommu kind) {
     expect(poll(&waiting, 1, 0) == 0, "nobody wants it back");
     std::fflush(stdout);
     pid_t child = fork();
-    if (child == 0) { // holds nothing of the device, else this would never end
-        FILE *unbind = std::fopen("/sys/bus/pci/drivers/vfio-pci/unbind", "w");
-        bool written = unbind != nullptr && std::fputs("0000:00:04.0", unbind) >= 0;
-        _exit(written && std::fclose(unbind) == 0 ? 0 : 1);
-    }
+    if (child == 0) // holds nothing of the device, else this would never end
+        _exit(tell_driver("unbind") ? 0 : 1);
     expect(poll(&waiting, 1, 20000) == 1, "the system asks for it");
     expect(readl(e->bar + kId) == 0x010000ed, "it works until it is closed");
     delete e;
@@ -337,6 +341,9 @@ void removed(const char *where, pagoda_iommu kind) {
     expect(status == 0, "and is unbound then");
     expect(pagoda_device_open(where, kind) == nullptr && said("not bound to vfio-pci"),
            "opening it says how to bind it again");
+    expect(tell_driver("bind"), "bound again");
+    edu again(where, kind);
+    expect(readl(again.bar + kId) == 0x010000ed, "it works as before");
 }
 
 // A process is killed while the device writes to its memory: the next one has a quiet device.
