@@ -4,8 +4,10 @@
 #include "dma/managed.h"
 #include "dma/mapping.h"
 #include "dma/mutex.h"
+#include "dma/views.h"
 #include "hugepage/provider.h"
 
+#include <pagoda/scatterlist.h>
 #include <pagoda/share.h>
 #include <pagoda/slab.h>
 
@@ -46,15 +48,6 @@ void *region_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gf
         return p;
     pagoda_share_free(p);
     return nullptr;
-}
-
-void give_back(pagoda_device_state &s, void *p, size_t bytes, uint64_t address, entry_kind kind) {
-    if (kind == entry_kind::region) {
-        s.space->unmap_range(address, align_up(bytes, kPageSize));
-        pagoda_share_free(p);
-        return;
-    }
-    pagoda_device_pages_free(p, static_cast<uint32_t>(align_up(bytes, kPageSize) >> kPageShift));
 }
 
 // What a device frees when it is closed: how, by where it is.
@@ -109,9 +102,10 @@ void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t 
              s.name, bytes, static_cast<unsigned long long>(mask));
         return nullptr;
     }
-    if (ledger_add({s.space, *address, p, bytes, kind, false}, gfpflags_allow_blocking(gfp)) == 0)
+    ledger_entry entry{s.space, *address, p, bytes, kind, false};
+    if (ledger_add(entry, gfpflags_allow_blocking(gfp)) == 0)
         return p;
-    give_back(s, p, bytes, *address, kind);
+    coherent_give_back(s.space, entry);
     fail(ENOMEM, "%s: no memory for the record of %zu bytes", s.name, bytes);
     return nullptr;
 }
@@ -133,11 +127,34 @@ void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t addre
                      static_cast<unsigned long long>(address));
         return;
     }
-    give_back(s, p, bytes, address, entry.kind);
+    if (!views_put_off(entry))
+        coherent_give_back(s.space, entry);
+    else
+        complain("%s: %p (%zu bytes) is freed while there are views of it: put off until they end",
+                 s.name, p, bytes);
+}
+
+bool coherent_find(const pagoda_device_state &s, size_t bytes, const void *p, uint64_t address,
+                   ledger_entry *entry) {
+    return ledger_find(s.space, address, entry) && entry->memory == p && entry->bytes == bytes &&
+           (entry->kind == entry_kind::coherent || entry->kind == entry_kind::region ||
+            entry->kind == entry_kind::pages);
+}
+
+void coherent_give_back(space *in, const ledger_entry &entry) {
+    size_t whole = align_up(entry.bytes, kPageSize);
+    if (entry.kind != entry_kind::region) {
+        pagoda_device_pages_free(entry.memory, static_cast<uint32_t>(whole >> kPageShift));
+        return;
+    }
+    if (in != nullptr)
+        in->unmap_range(entry.address, whole);
+    pagoda_share_free(entry.memory);
 }
 
 } // namespace pagoda::dma
 
+using namespace pagoda;
 using namespace pagoda::dma;
 
 PAGODA_EXPORT void *pagoda_dma_alloc(device *dev, size_t bytes, dma_addr_t *handle, gfp_t gfp,
@@ -212,4 +229,19 @@ PAGODA_EXPORT void pagoda_dma_free_pages(device *dev, size_t bytes, struct page 
                                          dma_addr_t handle, dma_data_direction) {
     if (page != nullptr)
         coherent_free(*dev->state, bytes, page_address(page), handle, entry_kind::pages);
+}
+
+PAGODA_EXPORT int pagoda_dma_get_sgtable(device *dev, sg_table *table, void *p, dma_addr_t handle,
+                                         size_t bytes) {
+    ledger_entry entry;
+    if (!coherent_find(*dev->state, bytes, p, handle, &entry))
+        return fail(ENXIO, "%s: %p (%zu bytes) is no memory that was allocated for it", dev->name,
+                    p, bytes);
+    size_t whole = align_up(bytes, kPageSize);
+    if (whole > UINT32_MAX)
+        return fail(EINVAL, "%s: %zu bytes are too long for one piece", dev->name, bytes);
+    int error = sg_alloc_table(table, 1, GFP_KERNEL);
+    if (error == 0)
+        sg_set_buf(table->sgl, p, static_cast<unsigned>(whole));
+    return error;
 }

@@ -6,6 +6,7 @@
 #include "dma/managed.h"
 #include "dma/mapping.h"
 #include "dma/pool.h"
+#include "dma/views.h"
 #include "hugepage/base.h"
 
 #include <pagoda/slab.h>
@@ -78,6 +79,7 @@ void device_destroy(pagoda_device_state *state) {
         spaces_remove(s);
         space::destroy(s);
         // The memory itself stays: the program may still use it.
+        views_forget(s);
         if (uint64_t left = ledger_forget(s); mine && left != 0)
             complain("%s is closed with %llu pieces of memory for it that were not freed",
                      state->name, static_cast<unsigned long long>(left));

@@ -91,6 +91,23 @@ void *map(int fd, uint64_t offset, size_t bytes, int *error) {
 
 void unmap(void *at, size_t bytes) { munmap(at, bytes); }
 
+// No descriptor is needed: a shared mapping of no length is "moved" elsewhere, and stays.
+void *map_again(void *from, size_t bytes, void *at, int protection, int *error) {
+    void *to = at != nullptr ? mremap(from, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at)
+                             : mremap(from, 0, bytes, MREMAP_MAYMOVE);
+    if (to == MAP_FAILED) {
+        *error = -errno;
+        return nullptr;
+    }
+    if (madvise(to, bytes, MADV_DONTFORK) == 0 && mprotect(to, bytes, protection) == 0)
+        return to;
+    *error = -errno;
+    munmap(to, bytes);
+    return nullptr;
+}
+
+size_t page_size() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
 int read_text(const char *path, char *text, size_t capacity) {
     int fd = open(path, O_RDONLY);
     if (fd < 0)

@@ -21,6 +21,10 @@ int write_at(int fd, const void *from, size_t bytes, uint64_t offset);
 // Device memory, read-write, shared, absent from fork's children. NULL: *error says why, as -errno.
 void *map(int fd, uint64_t offset, size_t bytes, int *error);
 void unmap(void *at, size_t bytes);
+// Shared memory a second time, absent from fork's children: at `at`, in place of what is there, or
+// anywhere (NULL). `protection` as mmap() has it. NULL: *error; -EINVAL for hugetlb pages.
+void *map_again(void *from, size_t bytes, void *at, int protection, int *error);
+size_t page_size();
 
 // A small file's text without its last newline, ended with 0. Length, or -errno.
 int read_text(const char *path, char *text, size_t capacity);

@@ -28,6 +28,7 @@
 #include <pagoda/gfp.h>
 #include <pagoda/mm.h>
 #include <pagoda/scatterlist.h>
+#include <pagoda/vma.h>
 
 #include <errno.h>
 #include <stdbool.h>
@@ -497,6 +498,69 @@ static inline void *dma_vmap_noncontiguous(struct device *dev, size_t size,
     return pagoda_dma_vmap_noncontiguous(dev, size, table);
 }
 static inline void dma_vunmap_noncontiguous(struct device *dev, void *p) { (void)dev, (void)p; }
+
+/* Views: memory that was allocated with the functions above, at a second address in this process,
+ * for the part of the program that a driver serves. It is the same memory, so the device sees what
+ * is written there. */
+
+/* Maps pages of an allocation into the range: from vma->vm_pgoff on, as many as the range has, with
+ * its rights. p, handle and size are those of the allocation. The view ends with
+ * pagoda_dma_munmap(), and not with munmap(2): memory that is freed while there are views of it is
+ * one line on stderr, and is given back when the last one ends. Views outlive their device; fork()
+ * does not give them to the child. A system call; blocks. 0; -ENXIO: the range is longer than what
+ * the allocation has there, or there is no such allocation; -EINVAL: a range of no whole pages or
+ * without rights, or in memory of the allocator's own; -EBUSY: a view is there already;
+ * -EOPNOTSUPP: it is of the hugetlb pool, whose pages cannot be mapped in parts; -ENOMEM; -ENODEV.
+ * pagoda_device_error() says more. */
+int pagoda_dma_mmap(struct device *dev, struct vm_area_struct *vma, void *p, dma_addr_t handle,
+                    size_t size);
+/* The same for pages of dma_alloc_pages(). */
+int pagoda_dma_mmap_pages(struct device *dev, struct vm_area_struct *vma, size_t size,
+                          struct page *page);
+/* Ends a view; its addresses are free then. 0, or -EINVAL with one line on stderr: no view begins
+ * at vma->vm_start. In a fork child it does nothing. Blocks. */
+int pagoda_dma_munmap(const struct vm_area_struct *vma);
+static inline int dma_mmap_attrs(struct device *dev, struct vm_area_struct *vma, void *p,
+                                 dma_addr_t handle, size_t size, unsigned long attrs) {
+    (void)attrs; /* all memory is of one kind */
+    return pagoda_dma_mmap(dev, vma, p, handle, size);
+}
+static inline int dma_mmap_coherent(struct device *dev, struct vm_area_struct *vma, void *p,
+                                    dma_addr_t handle, size_t size) {
+    return pagoda_dma_mmap(dev, vma, p, handle, size);
+}
+static inline int dma_mmap_wc(struct device *dev, struct vm_area_struct *vma, void *p,
+                              dma_addr_t handle, size_t size) {
+    return pagoda_dma_mmap(dev, vma, p, handle, size);
+}
+static inline int dma_mmap_pages(struct device *dev, struct vm_area_struct *vma, size_t size,
+                                 struct page *page) {
+    return pagoda_dma_mmap_pages(dev, vma, size, page);
+}
+static inline int dma_mmap_noncontiguous(struct device *dev, struct vm_area_struct *vma,
+                                         size_t size, struct sg_table *table) {
+    return pagoda_dma_mmap(dev, vma, sg_virt(table->sgl), sg_dma_address(table->sgl), size);
+}
+/* Whether the device's memory can have views: always true. */
+static inline bool dma_can_mmap(struct device *dev) {
+    (void)dev;
+    return true;
+}
+
+/* Fills in a table of one piece with coherent memory, its whole pages, for another device to map.
+ * The table is freed with sg_free_table(), before the memory. 0; -ENXIO: p, handle and size are of
+ * no allocation of the device; -EINVAL: above 4 GiB; -ENOMEM. May block. */
+int pagoda_dma_get_sgtable(struct device *dev, struct sg_table *table, void *p, dma_addr_t handle,
+                           size_t size);
+static inline int dma_get_sgtable_attrs(struct device *dev, struct sg_table *table, void *p,
+                                        dma_addr_t handle, size_t size, unsigned long attrs) {
+    (void)attrs;
+    return pagoda_dma_get_sgtable(dev, table, p, handle, size);
+}
+static inline int dma_get_sgtable(struct device *dev, struct sg_table *table, void *p,
+                                  dma_addr_t handle, size_t size) {
+    return pagoda_dma_get_sgtable(dev, table, p, handle, size);
+}
 
 /* Mapping in two steps: a window of device addresses first, then pieces of memory in it. */
 

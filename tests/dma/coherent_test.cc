@@ -214,6 +214,33 @@ TEST(Coherent, OldNames) {
     usb_buffer_free(dev, 100, p, at);
 }
 
+// Streaming mappings of a part of it, or of dma_alloc_pages(), which is the same memory.
+TEST(Coherent, SeveralPagesAreMappedAsOneBuffer) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        dma_addr_t handle, next;
+        auto *p = static_cast<char *>(dma_alloc_coherent(dev, 5 * 4096, &handle, GFP_KERNEL));
+        ASSERT_NE(p, nullptr);
+        constexpr size_t kBytes = 3 * 4096;
+        dma_addr_t at = dma_map_single(dev, p + 100, kBytes, DMA_BIDIRECTIONAL);
+        ASSERT_EQ(at, handle + 100) << pagoda_device_error();
+        dma_addr_t page_at = dma_map_page(dev, virt_to_page(p), 4096, 2 * 4096, DMA_BIDIRECTIONAL);
+        ASSERT_EQ(page_at, handle + 4096) << pagoda_device_error();
+        dma_unmap_page(dev, page_at, 2 * 4096, DMA_BIDIRECTIONAL);
+        dma_free_coherent(dev, 5 * 4096, p, handle);
+        auto *q = static_cast<char *>(dma_alloc_coherent(dev, 5 * 4096, &next, GFP_KERNEL));
+        ASSERT_NE(q, nullptr);
+        memset(q, 'q', 5 * 4096);
+        ASSERT_EQ(dev.writes(at, std::string(kBytes, 'd')), 0);
+        EXPECT_EQ(std::string(q, 5 * 4096), std::string(5 * 4096, 'q')) << "the device's still";
+        dma_unmap_single(dev, at, kBytes, DMA_BIDIRECTIONAL);
+        dma_free_coherent(dev, 5 * 4096, q, next);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 4u) << end.errors; // one for each page that it lies on
+    EXPECT_TRUE(end.said("that a device uses")) << end.errors;
+}
+
 TEST(Coherent, PagesForStreaming) {
     soft_device dev(DMA_BIT_MASK(28));
     dma_addr_t at;
