@@ -52,13 +52,15 @@ template <class T> void unlink(T *&list, T *item) {
     *at = item->next;
 }
 
-// vfio-pci, or one of its variants, has the device.
-int check_driver(const char *device, const facts &known) {
+// vfio-pci, or one of its variants, has the device, and it can be used.
+int check_device(const char *device, const facts &known) {
     facts f = known;
     char owner[64];
     sysfs::driver(device, owner, sizeof owner);
     f.driver = owner;
-    return strstr(owner, "vfio") != nullptr ? 0 : say(step::driver, ENODEV, f);
+    if (strstr(owner, "vfio") == nullptr)
+        return say(step::driver, ENODEV, f);
+    return sysfs::is_coherent(device) ? 0 : say(step::coherence, EOPNOTSUPP, f);
 }
 
 // A domain over this back end; NULL: *error. The back end is the domain's or closed.
@@ -205,7 +207,7 @@ int attach_group(attachment &a, pagoda_iommu kind, facts &f) {
     if (container < 0)
         return container;
     os::close(container);
-    int error = check_driver(a.name, f);
+    int error = check_device(a.name, f);
     if (error != 0)
         return error;
     f.group = sysfs::group(a.name);
@@ -289,7 +291,7 @@ int attach_iommufd(attachment &a, facts &f) {
     int iommufd = os::open(kIommufd, O_RDWR);
     if (iommufd < 0)
         return say(step::iommufd_node, -iommufd, f);
-    int error = check_driver(a.name, f);
+    int error = check_device(a.name, f);
     if (error == 0 && sysfs::device_node(a.name, name, sizeof name) != 0)
         error = say(step::device_node, ENOENT, f);
     if (error != 0) {

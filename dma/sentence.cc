@@ -307,6 +307,11 @@ size_t explain(step at, int error, const facts &f, char *text, size_t capacity) 
     case step::driver:
         explain_driver(put, f);
         break;
+    case step::coherence:
+        put("%s does not see what the processor's caches hold (neither its host bridge nor what is "
+            "above has dma-coherent in the device tree), and only devices that do are supported",
+            f.device);
+        break;
     case step::group:
         explain_group(put, f);
         break;

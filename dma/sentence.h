@@ -10,6 +10,7 @@ namespace pagoda::dma {
 enum class step {
     find,           // the device in sysfs
     driver,         // that vfio-pci has it
+    coherence,      // that it sees what the processor's caches hold
     group,          // its IOMMU group in sysfs
     container_node, // open /dev/vfio/vfio
     container_api,  // its version and the kind of IOMMU

@@ -3,6 +3,7 @@
 #include "dma/os.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,6 +104,30 @@ bool first_name(void *data, const char *name) {
     return false;
 }
 
+#if defined(__x86_64__)
+constexpr bool kApart = false;
+#else
+constexpr bool kApart = true;
+#endif
+bool g_caches_apart = kApart;
+
+// A path that grows at its end.
+struct climbing {
+    char text[300];
+    size_t length = 0;
+    climbing &add(const char *part) {
+        length += static_cast<size_t>(
+            snprintf(text + length, sizeof text - length, "%s", part)); // short, all of them
+        return *this;
+    }
+};
+
+bool exists(const char *at, const char *name) {
+    int fd = os::open(climbing().add(at).add(name).text, O_RDONLY);
+    os::close(fd);
+    return fd >= 0;
+}
+
 bool any_entry(void *data, const char *) {
     *static_cast<bool *>(data) = true;
     return false;
@@ -170,6 +195,29 @@ int device_node(const char *device, char *name, size_t capacity) {
     os::each_entry(path(device, "vfio-dev").text, first_name, &list);
     return name[0] != 0 ? 0 : -ENOENT;
 }
+
+// The kernel links each device that the tree describes with its node there: the device itself, its
+// host bridge, or what that belongs to. A property of a node holds for all below.
+bool is_coherent(const char *device) {
+    constexpr int kLevels = 16;
+    if (!g_caches_apart)
+        return true;
+    climbing at;
+    at.add(kDevices).add("/").add(device);
+    for (int i = 0; i < kLevels && !exists(at.text, "/of_node"); i++)
+        at.add("/..");
+    if (!exists(at.text, "/of_node"))
+        return true;
+    at.add("/of_node");
+    for (int i = 0; i < kLevels; i++, at.add("/.."))
+        if (exists(at.text, "/dma-coherent"))
+            return true;
+        else if (exists(at.text, "/dma-noncoherent"))
+            return false;
+    return false;
+}
+
+void play_machine_with_caches_apart(bool apart) { g_caches_apart = apart || kApart; }
 
 bool iommu_is_on() {
     bool any = false;

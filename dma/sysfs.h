@@ -31,6 +31,12 @@ void group_others(const char *device, char *text, size_t capacity);
 // The name of its own node in /dev/vfio/devices. 0 or -ENOENT.
 int device_node(const char *device, char *name, size_t capacity);
 
+// Whether it sees what the processor's caches hold. All devices of x86 do; elsewhere the device
+// tree says so, at the host bridge or above it. Where there is none (ACPI), PCI is coherent.
+bool is_coherent(const char *device);
+// For tests: asks the device tree on x86 too.
+void play_machine_with_caches_apart(bool apart);
+
 bool iommu_is_on();       // the kernel has registered one
 bool unsafe_mode_is_on(); // vfio's enable_unsafe_noiommu_mode
 

@@ -17,7 +17,8 @@
  *
  * In a child of fork() the parent's devices are out of reach: mapping and allocating fail there,
  * and undoing does nothing. Only devices that are coherent with the processor's caches are
- * supported, which all PCIe devices of x86-64 are.
+ * supported, which all PCIe devices of x86-64 are; pagoda_device_open() refuses others, by what the
+ * device tree says of them.
  *
  * Source: include/linux/dma-mapping.h, Documentation/core-api/dma-api.rst, dma-api-howto.rst and
  * dma-attributes.rst of the kernel. */

@@ -58,6 +58,11 @@ TEST(sentence, not_bound_to_vfio_pci_has_the_commands) {
     EXPECT_EQ(said.find("unbind"), std::string::npos);
 }
 
+TEST(sentence, the_device_is_not_coherent) {
+    expect_words(text(step::coherence, EOPNOTSUPP, edu()),
+                 {"0000:00:04.0", "caches", "dma-coherent in the device tree"});
+}
+
 TEST(sentence, the_iommu_is_off) {
     facts f = edu();
     f.iommu = false;

@@ -2,6 +2,8 @@
 
 #include "tests/dma/fake_vfio.h"
 
+#include <pagoda/device.h>
+
 using namespace pagoda::dma;
 using namespace pagoda::test;
 
@@ -123,3 +125,63 @@ TEST(sysfs, says_whether_there_is_an_iommu) {
     kernel.write(parameter, "Y\n");
     EXPECT_TRUE(sysfs::unsafe_mode_is_on());
 }
+
+namespace {
+
+// An edu behind a host bridge of a machine with a device tree.
+struct device_tree {
+    fake_vfio kernel;
+    device_tree() {
+        sysfs::play_machine_with_caches_apart(true);
+        namespace fs = std::filesystem;
+        std::string bridge = kernel.root + "/sys/devices/platform/pcie";
+        std::string place = kernel.root + fake_vfio::folder(kEdu);
+        fs::create_directories(bridge + "/pci0000:00");
+        fs::rename(place, bridge + "/pci0000:00/" + kEdu);
+        fs::create_symlink(bridge + "/pci0000:00/" + kEdu, place);
+        kernel.write(kNode + "/device_type"s, "pci");
+        fs::create_symlink(kernel.root + kNode, bridge + "/of_node");
+    }
+    ~device_tree() { sysfs::play_machine_with_caches_apart(false); }
+    device_tree(const device_tree &) = delete;
+    device_tree &operator=(const device_tree &) = delete;
+    static constexpr char kNode[] = "/sys/firmware/devicetree/base/soc/pcie";
+};
+
+} // namespace
+
+TEST(sysfs, coherence_is_a_property_of_the_bridge_or_above) {
+    device_tree machine;
+    EXPECT_FALSE(sysfs::is_coherent(kEdu));
+    machine.kernel.write(device_tree::kNode + "/../dma-coherent"s, "");
+    EXPECT_TRUE(sysfs::is_coherent(kEdu));
+    machine.kernel.write(device_tree::kNode + "/dma-noncoherent"s, "");
+    EXPECT_FALSE(sysfs::is_coherent(kEdu)) << "the nearest says";
+    machine.kernel.remove(device_tree::kNode + "/dma-noncoherent"s);
+    machine.kernel.remove("/sys/firmware/devicetree/base/soc/dma-coherent");
+    machine.kernel.write(device_tree::kNode + "/dma-coherent"s, "");
+    EXPECT_TRUE(sysfs::is_coherent(kEdu));
+    machine.kernel.remove("/sys/devices/platform/pcie/of_node");
+    EXPECT_TRUE(sysfs::is_coherent(kEdu)) << "no device tree";
+}
+
+TEST(sysfs, devices_that_are_not_coherent_are_refused) {
+    device_tree machine;
+    for (pagoda_iommu kind : {PAGODA_IOMMU_ANY, PAGODA_IOMMU_TYPE1, PAGODA_IOMMU_IOMMUFD}) {
+        EXPECT_EQ(pagoda_device_open(kEdu, kind), nullptr);
+        EXPECT_EQ(errno, EOPNOTSUPP);
+        EXPECT_NE(strstr(pagoda_device_error(), "dma-coherent"), nullptr) << pagoda_device_error();
+    }
+    machine.kernel.write(device_tree::kNode + "/dma-coherent"s, "");
+    device *dev = pagoda_device_open(kEdu, PAGODA_IOMMU_ANY);
+    EXPECT_NE(dev, nullptr) << pagoda_device_error();
+    pagoda_device_close(dev);
+}
+
+#if defined(__x86_64__)
+TEST(sysfs, all_devices_of_x86_are_coherent) {
+    device_tree machine;
+    sysfs::play_machine_with_caches_apart(false);
+    EXPECT_TRUE(sysfs::is_coherent(kEdu));
+}
+#endif
