@@ -7,8 +7,11 @@
 #include <errno.h>
 #include <pagoda/devres.h>
 #include <pagoda/io.h>
+#include <pagoda/mm.h>
 #include <pagoda/slab.h>
 #include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 namespace pagoda::dma {
@@ -183,6 +186,19 @@ PAGODA_EXPORT char *pagoda_devm_kstrdup(device *dev, const char *text, gfp_t gfp
     return static_cast<char *>(pagoda_devm_kmemdup(dev, text, strlen(text) + 1, gfp));
 }
 
+PAGODA_EXPORT char *pagoda_devm_kvasprintf(device *dev, gfp_t gfp, const char *format,
+                                           va_list arguments) {
+    va_list again;
+    va_copy(again, arguments);
+    int length = vsnprintf(nullptr, 0, format, again);
+    va_end(again);
+    auto bytes = static_cast<size_t>(length) + 1;
+    auto *text = length < 0 ? nullptr : static_cast<char *>(pagoda_devm_kmalloc(dev, bytes, gfp));
+    if (text != nullptr)
+        vsnprintf(text, bytes, format, arguments);
+    return text;
+}
+
 PAGODA_EXPORT int pagoda_devm_add_action(device *dev, void (*action)(void *), void *data) {
     return managed_add(dev->state, action, data);
 }
@@ -200,9 +216,53 @@ namespace {
 
 void end_mapping(void *addr) { pagoda_iounmap(addr); }
 
-void end_claim(void *claimed) {
-    auto *res = static_cast<resource *>(claimed);
-    pagoda_release_mem_region(res->start, resource_size(res));
+// `order` stands in the lowest bits of the address.
+void end_pages(void *tagged) {
+    auto at = reinterpret_cast<uintptr_t>(tagged);
+    free_pages(at & PAGE_MASK, static_cast<unsigned>(at & ~PAGE_MASK));
+}
+
+// By its range: the claim itself may have been ended by other means.
+struct managed_claim {
+    resource_size_t start, bytes;
+};
+
+void end_claim(void *of) {
+    auto *c = static_cast<managed_claim *>(of);
+    pagoda_release_mem_region(c->start, c->bytes);
+    kfree(c);
+}
+
+// NULL: errno says why.
+resource *claim(device *dev, resource_size_t start, resource_size_t bytes, const char *name) {
+    auto *c = static_cast<managed_claim *>(kmalloc(sizeof(managed_claim), GFP_KERNEL));
+    if (c == nullptr) {
+        fail(ENOMEM, "%s: no memory for the record of a claim", dev->name);
+        return nullptr;
+    }
+    *c = {start, bytes};
+    resource *claimed = pagoda_request_mem_region(start, bytes, name);
+    if (claimed != nullptr && managed_add(dev->state, end_claim, c) == 0)
+        return claimed;
+    int error = errno;
+    if (claimed != nullptr)
+        pagoda_release_mem_region(start, bytes);
+    kfree(c);
+    errno = error;
+    return nullptr;
+}
+
+bool unclaim(device *dev, resource_size_t start, resource_size_t bytes) {
+    managed *list = list_of(dev->state);
+    item *found = list == nullptr ? nullptr : take(list, [=](item *i) {
+        auto *c = static_cast<managed_claim *>(i->data);
+        return i->release == end_claim && c->start == start && c->bytes == bytes;
+    });
+    if (found == nullptr)
+        return false;
+    end_claim(found->data);
+    kfree(found);
+    return true;
 }
 
 } // namespace
@@ -225,19 +285,43 @@ PAGODA_EXPORT void pagoda_devm_iounmap(device *dev, void *addr) {
 PAGODA_EXPORT void *pagoda_devm_ioremap_resource(device *dev, const resource *res, bool combine) {
     if (res == nullptr || resource_type(res) != IORESOURCE_MEM)
         return ERR_PTR(fail(EINVAL, "%s: the resource is not device memory", dev->name));
-    resource *claimed = pagoda_request_mem_region(res->start, resource_size(res), dev->name);
-    if (claimed == nullptr)
+    if (claim(dev, res->start, resource_size(res), dev->name) == nullptr)
         return ERR_PTR(-errno);
-    if (managed_add(dev->state, end_claim, claimed) != 0) {
-        int error = errno;
-        end_claim(claimed);
-        return ERR_PTR(-error);
-    }
     void *at = pagoda_devm_ioremap(dev, res->start, resource_size(res), combine);
     if (at != nullptr)
         return at;
     int error = errno;
-    managed_remove(dev->state, end_claim, claimed);
-    end_claim(claimed);
+    unclaim(dev, res->start, resource_size(res));
     return ERR_PTR(-error);
+}
+
+PAGODA_EXPORT unsigned long pagoda_devm_get_free_pages(device *dev, gfp_t gfp, unsigned int order) {
+    unsigned long at = order <= MAX_PAGE_ORDER ? __get_free_pages(gfp, order) : 0;
+    if (at == 0 || managed_add(dev->state, end_pages, reinterpret_cast<void *>(at | order)) == 0)
+        return at;
+    free_pages(at, order);
+    return 0;
+}
+
+PAGODA_EXPORT void pagoda_devm_free_pages(device *dev, unsigned long address) {
+    for (unsigned long order = 0; order <= MAX_PAGE_ORDER; order++) {
+        auto *tagged = reinterpret_cast<void *>(address | order);
+        if (address % PAGE_SIZE == 0 && managed_remove(dev->state, end_pages, tagged)) {
+            end_pages(tagged);
+            return;
+        }
+    }
+    fail(EINVAL, "%#lx is no block of devm_get_free_pages() for this device", address);
+}
+
+PAGODA_EXPORT resource *pagoda_devm_request_mem_region(device *dev, resource_size_t start,
+                                                       resource_size_t n, const char *name) {
+    return claim(dev, start, n, name);
+}
+
+PAGODA_EXPORT void pagoda_devm_release_mem_region(device *dev, resource_size_t start,
+                                                  resource_size_t n) {
+    if (!unclaim(dev, start, n))
+        fail(EINVAL, "%s: the claim of %#llx is none of devm_request_mem_region()", dev->name,
+             static_cast<unsigned long long>(start));
 }

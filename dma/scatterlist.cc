@@ -8,9 +8,7 @@
 #include <limits.h>
 
 namespace pagoda::dma {
-namespace {
 
-// Frees the arrays of a list of `left` pieces, but not `keep`, which is the caller's.
 void free_arrays(scatterlist *sgl, unsigned left, const scatterlist *keep, unsigned keep_nents) {
     while (sgl != nullptr && left != 0) {
         unsigned room = sgl == keep ? keep_nents : static_cast<unsigned>(SG_MAX_SINGLE_ALLOC);
@@ -22,6 +20,22 @@ void free_arrays(scatterlist *sgl, unsigned left, const scatterlist *keep, unsig
         left -= pieces;
     }
 }
+
+page_run find_run(struct page **pages, unsigned n_pages, size_t offset, size_t left, size_t most) {
+    page_run r = {1, min_of(left, PAGE_SIZE - offset)};
+    auto *end = static_cast<char *>(page_address(pages[0])) + PAGE_SIZE;
+    while (r.pages < n_pages && r.bytes < left && page_address(pages[r.pages]) == end) {
+        size_t more = min_of(left - r.bytes, static_cast<size_t>(PAGE_SIZE));
+        if (r.bytes + more > most)
+            break;
+        r.bytes += more;
+        r.pages++;
+        end += PAGE_SIZE;
+    }
+    return r;
+}
+
+namespace {
 
 // Arrays of at most SG_MAX_SINGLE_ALLOC entries, the last of each but the last one a link; `first`,
 // if there is one, is the caller's.
@@ -68,26 +82,6 @@ int alloc_table(sg_table *table, unsigned nents, scatterlist *first, unsigned fi
     table->nents = nents;
     table->orig_nents = nents;
     return 0;
-}
-
-// The length of the piece that begins `done` bytes into pages[i], and how many pages it has. Pages
-// follow each other in it.
-struct run {
-    unsigned pages;
-    size_t bytes;
-};
-run find_run(struct page **pages, unsigned n_pages, size_t offset, size_t left, size_t most) {
-    run r = {1, min_of(left, PAGE_SIZE - offset)};
-    auto *end = static_cast<char *>(page_address(pages[0])) + PAGE_SIZE;
-    while (r.pages < n_pages && r.bytes < left && page_address(pages[r.pages]) == end) {
-        size_t more = min_of(left - r.bytes, static_cast<size_t>(PAGE_SIZE));
-        if (r.bytes + more > most)
-            break;
-        r.bytes += more;
-        r.pages++;
-        end += PAGE_SIZE;
-    }
-    return r;
 }
 
 // Calls fn(address, bytes) for each part of [skip, skip + bytes) of the list. Returns bytes.
@@ -227,7 +221,7 @@ PAGODA_EXPORT int pagoda_sg_alloc_table_from_pages(sg_table *table, struct page 
         unsigned at = 0;
         size_t in_page = start;
         for (size_t left = size; left != 0; pieces++, in_page = 0) {
-            run r = find_run(pages + at, n_pages - at, in_page, left, most);
+            page_run r = find_run(pages + at, n_pages - at, in_page, left, most);
             if (sg != nullptr) {
                 sg_set_page(sg, pages[at], static_cast<unsigned>(r.bytes),
                             static_cast<unsigned>(in_page));

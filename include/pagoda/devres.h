@@ -13,6 +13,7 @@
 #include <pagoda/ioport.h>
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -51,11 +52,24 @@ char *pagoda_devm_kstrdup(struct device *dev, const char *text, gfp_t gfp)
 void *pagoda_devm_kmemdup(struct device *dev, const void *from, size_t size, gfp_t gfp)
     __attribute__((alloc_size(3), warn_unused_result));
 
+/* Text as printf() makes it. NULL: no memory, or the format cannot be followed. */
+char *pagoda_devm_kvasprintf(struct device *dev, gfp_t gfp, const char *format, va_list arguments)
+    __attribute__((format(printf, 3, 0), warn_unused_result));
+/* 2^order pages that are freed with the device; their address, or 0. Flags as for devm_kmalloc. */
+unsigned long pagoda_devm_get_free_pages(struct device *dev, gfp_t gfp, unsigned int order);
+/* Frees them before; what is not of devm_get_free_pages for this device is left alone: EINVAL. */
+void pagoda_devm_free_pages(struct device *dev, unsigned long address);
+
 /* Calls action(data) when the device is closed. 0; -ENOMEM; -ENODEV: the device is gone. */
 int pagoda_devm_add_action(struct device *dev, void (*action)(void *data), void *data);
 /* Forgets the last such action that was added with these two, or (`run`) calls it now. -ENOENT:
  * there is none. */
 int pagoda_devm_remove_action(struct device *dev, void (*action)(void *data), void *data, bool run);
+
+/* request_mem_region() that ends with the device, at the latest with devm_release_mem_region(). */
+struct resource *pagoda_devm_request_mem_region(struct device *dev, resource_size_t start,
+                                                resource_size_t n, const char *name);
+void pagoda_devm_release_mem_region(struct device *dev, resource_size_t start, resource_size_t n);
 
 /* ioremap() of a resource of this device after claiming it; both end with the device. An error
  * pointer, never NULL: -EINVAL not memory, -EBUSY claimed already, and what ioremap() says. */
@@ -83,6 +97,46 @@ static inline void *devm_kcalloc(struct device *dev, size_t n, size_t size, gfp_
 }
 static inline void *devm_krealloc(struct device *dev, void *p, size_t size, gfp_t gfp) {
     return pagoda_devm_krealloc(dev, p, size, gfp);
+}
+static inline void *devm_krealloc_array(struct device *dev, void *p, size_t n, size_t size,
+                                        gfp_t gfp) {
+    size_t bytes;
+    return __builtin_mul_overflow(n, size, &bytes) ? NULL
+                                                   : pagoda_devm_krealloc(dev, p, bytes, gfp);
+}
+static inline void *devm_kmemdup_array(struct device *dev, const void *from, size_t n, size_t size,
+                                       gfp_t gfp) {
+    size_t bytes;
+    return __builtin_mul_overflow(n, size, &bytes) ? NULL
+                                                   : pagoda_devm_kmemdup(dev, from, bytes, gfp);
+}
+static inline char *devm_kvasprintf(struct device *dev, gfp_t gfp, const char *format,
+                                    va_list arguments) {
+    return pagoda_devm_kvasprintf(dev, gfp, format, arguments);
+}
+static inline char *devm_kasprintf(struct device *dev, gfp_t gfp, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static inline char *devm_kasprintf(struct device *dev, gfp_t gfp, const char *format, ...) {
+    va_list arguments;
+    char *text;
+    va_start(arguments, format);
+    text = pagoda_devm_kvasprintf(dev, gfp, format, arguments);
+    va_end(arguments);
+    return text;
+}
+static inline unsigned long devm_get_free_pages(struct device *dev, gfp_t gfp, unsigned int order) {
+    return pagoda_devm_get_free_pages(dev, gfp, order);
+}
+static inline void devm_free_pages(struct device *dev, unsigned long address) {
+    pagoda_devm_free_pages(dev, address);
+}
+static inline struct resource *devm_request_mem_region(struct device *dev, resource_size_t start,
+                                                       resource_size_t n, const char *name) {
+    return pagoda_devm_request_mem_region(dev, start, n, name);
+}
+static inline void devm_release_mem_region(struct device *dev, resource_size_t start,
+                                           resource_size_t n) {
+    pagoda_devm_release_mem_region(dev, start, n);
 }
 static inline void devm_kfree(struct device *dev, const void *p) { pagoda_devm_kfree(dev, p); }
 static inline char *devm_kstrdup(struct device *dev, const char *text, gfp_t gfp) {

@@ -262,6 +262,10 @@ static inline void dma_unmap_resource(struct device *dev, dma_addr_t address, si
                                       enum dma_data_direction dir, unsigned long attrs) {
     pagoda_dma_unmap(dev, address, size, dir, attrs);
 }
+/* What dma_map_phys() takes for memory, and the way back: see above what a physical address is. */
+static inline phys_addr_t virt_to_phys(const volatile void *p) { return (uintptr_t)p; }
+static inline void *phys_to_virt(phys_addr_t at) { return (void *)(uintptr_t)at; }
+static inline phys_addr_t page_to_phys(struct page *page) { return (uintptr_t)page_address(page); }
 /* Either, by DMA_ATTR_MMIO. */
 static inline dma_addr_t dma_map_phys(struct device *dev, phys_addr_t p, size_t size,
                                       enum dma_data_direction dir, unsigned long attrs) {

@@ -5,6 +5,7 @@
 #ifndef PAGODA_IOPORT_H
 #define PAGODA_IOPORT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,16 @@ static inline resource_size_t resource_size(const struct resource *res) {
 }
 static inline unsigned long resource_type(const struct resource *res) {
     return res->flags & (IORESOURCE_IO | IORESOURCE_MEM);
+}
+
+/* Whether `inner` lies in `outer` and both are of one kind; whether they have addresses in common.
+ */
+static inline bool resource_contains(const struct resource *outer, const struct resource *inner) {
+    return resource_type(outer) == resource_type(inner) && outer->start <= inner->start &&
+           outer->end >= inner->end;
+}
+static inline bool resource_overlaps(const struct resource *a, const struct resource *b) {
+    return a->start <= b->end && a->end >= b->start;
 }
 
 /* Claims [start, start + n), bytes of one BAR of an open device, for the driver `name`, whose text

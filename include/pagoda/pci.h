@@ -199,6 +199,10 @@ static inline void __iomem *pci_iomap_range(struct pci_dev *pdev, int bar, unsig
 static inline void __iomem *pci_iomap_wc(struct pci_dev *pdev, int bar, unsigned long max) {
     return pagoda_pci_iomap(pdev, bar, 0, max, true);
 }
+static inline void __iomem *pci_iomap_wc_range(struct pci_dev *pdev, int bar, unsigned long offset,
+                                               unsigned long max) {
+    return pagoda_pci_iomap(pdev, bar, offset, max, true);
+}
 static inline void __iomem *pci_ioremap_bar(struct pci_dev *pdev, int bar) {
     return pagoda_pci_iomap(pdev, bar, 0, 0, false);
 }

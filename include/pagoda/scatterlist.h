@@ -121,6 +121,10 @@ static inline void sg_set_page(struct scatterlist *sg, struct page *page, unsign
     sg->offset = offset;
     sg->length = address != 0 ? len : 0;
 }
+/* Changes only the page that the entry's offset counts from. */
+static inline void sg_assign_page(struct scatterlist *sg, struct page *page) {
+    sg->page_link = (sg->page_link & SG_PAGE_LINK_MASK) | (uintptr_t)page_address(page);
+}
 /* Makes the entry the `len` bytes at `buf`, any memory. */
 static inline void sg_set_buf(struct scatterlist *sg, const void *buf, unsigned int len) {
     uintptr_t address = (uintptr_t)buf;
@@ -209,6 +213,33 @@ static inline int sg_alloc_table_from_pages(struct sg_table *table, struct page 
                                             ~0U & (unsigned int)PAGE_MASK, gfp);
 }
 
+/* A table that grows call by call; all zero at first. */
+struct sg_append_table {
+    struct sg_table sgt;      /* what there is so far: a list like any other */
+    struct scatterlist *prv;  /* its last piece */
+    unsigned int total_nents; /* entries that there is room for */
+};
+/* Adds what pagoda_sg_alloc_table_from_pages() would make of the pages to the table's end. Pages
+ * that follow the last piece, if that ends on a page, make it longer. `left_pages`, how many the
+ * caller has still to add, has no effect. 0; -EINVAL as there, and for an offset if it is not the
+ * first call; -ENOMEM: the table can only be freed then. */
+int pagoda_sg_append_from_pages(struct sg_append_table *table, struct page **pages,
+                                unsigned int n_pages, unsigned int offset, unsigned long size,
+                                unsigned int max_segment, gfp_t gfp);
+/* Frees the entries of such a table, which is empty then. */
+void pagoda_sg_free_append_table(struct sg_append_table *table);
+static inline int sg_alloc_append_table_from_pages(struct sg_append_table *table,
+                                                   struct page **pages, unsigned int n_pages,
+                                                   unsigned int offset, unsigned long size,
+                                                   unsigned int max_segment,
+                                                   unsigned int left_pages, gfp_t gfp) {
+    (void)left_pages;
+    return pagoda_sg_append_from_pages(table, pages, n_pages, offset, size, max_segment, gfp);
+}
+static inline void sg_free_append_table(struct sg_append_table *table) {
+    pagoda_sg_free_append_table(table);
+}
+
 /* A list over fresh pages for `length` bytes, in blocks of 2^order pages; the last one may be
  * shorter. *nents (may be NULL): how many pieces. NULL when memory is short, or length is 0. */
 struct scatterlist *pagoda_sgl_alloc_order(unsigned long long length, unsigned int order, gfp_t gfp,
@@ -277,6 +308,68 @@ static inline int sg_split(struct scatterlist *in, int in_mapped_nents, off_t sk
  * how many pieces there are. Pagoda's own. */
 int pagoda_sg_to_iovec(struct scatterlist *sgl, unsigned int nents, struct iovec *iov,
                        int capacity);
+
+/* Steps through all pages that the pieces of a list lie on, or that the device sees: whole pages,
+ * from each piece's first one on. */
+struct sg_page_iter {
+    struct scatterlist *sg;
+    unsigned int sg_pgoffset; /* of the page, in sg */
+    /* The rest is private. */
+    unsigned int __nents;
+    int __pg_advance;
+};
+struct sg_dma_page_iter {
+    struct sg_page_iter base;
+};
+static inline void __sg_page_iter_start(struct sg_page_iter *piter, struct scatterlist *sglist,
+                                        unsigned int nents, unsigned long pgoffset) {
+    piter->sg = sglist;
+    piter->sg_pgoffset = (unsigned int)pgoffset;
+    piter->__nents = nents;
+    piter->__pg_advance = 0;
+}
+static inline bool pagoda_sg_page_step(struct sg_page_iter *piter, bool mapped) {
+    unsigned long pages;
+    if (piter->__nents == 0 || piter->sg == NULL)
+        return false;
+    piter->sg_pgoffset += (unsigned int)piter->__pg_advance;
+    piter->__pg_advance = 1;
+    for (;;) {
+        pages = ((unsigned long)piter->sg->offset +
+                 (mapped ? piter->sg->dma_length : piter->sg->length) + PAGE_SIZE - 1) >>
+                PAGE_SHIFT;
+        if (piter->sg_pgoffset < pages)
+            return true;
+        piter->sg_pgoffset -= (unsigned int)pages;
+        piter->sg = sg_next(piter->sg);
+        if (--piter->__nents == 0 || piter->sg == NULL)
+            return false;
+    }
+}
+static inline bool __sg_page_iter_next(struct sg_page_iter *piter) {
+    return pagoda_sg_page_step(piter, false);
+}
+static inline bool __sg_page_iter_dma_next(struct sg_dma_page_iter *dma_iter) {
+    return pagoda_sg_page_step(&dma_iter->base, true);
+}
+/* The page; the device address that corresponds to it. */
+static inline struct page *sg_page_iter_page(struct sg_page_iter *piter) {
+    return virt_to_page((char *)pagoda_sg_base(piter->sg) +
+                        ((size_t)piter->sg_pgoffset << PAGE_SHIFT));
+}
+static inline dma_addr_t sg_page_iter_dma_address(struct sg_dma_page_iter *dma_iter) {
+    return sg_dma_address(dma_iter->base.sg) +
+           ((dma_addr_t)dma_iter->base.sg_pgoffset << PAGE_SHIFT);
+}
+#define for_each_sg_page(sglist, piter, nents, pgoffset)                                           \
+    for (__sg_page_iter_start((piter), (sglist), (nents), (pgoffset)); __sg_page_iter_next(piter);)
+#define for_each_sg_dma_page(sglist, dma_iter, dma_nents, pgoffset)                                \
+    for (__sg_page_iter_start(&(dma_iter)->base, (sglist), (dma_nents), (pgoffset));               \
+         __sg_page_iter_dma_next(dma_iter);)
+#define for_each_sgtable_page(sgt, piter, pgoffset)                                                \
+    for_each_sg_page((sgt)->sgl, piter, (sgt)->orig_nents, pgoffset)
+#define for_each_sgtable_dma_page(sgt, dma_iter, pgoffset)                                         \
+    for_each_sg_dma_page((sgt)->sgl, dma_iter, (sgt)->nents, pgoffset)
 
 /* Walks the memory of a list page by page. */
 #define SG_MITER_ATOMIC (1 << 0)  /* no effect: mapping takes nothing here */

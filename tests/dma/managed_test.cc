@@ -2,8 +2,9 @@
 
 #include "tests/dma/edu.h"
 
-#include <pagoda/devres.h>
 #include <pagoda/io.h>
+#include <pagoda/mm.h>
+#include <pagoda/mm.h>
 #include <pagoda/slab.h>
 #include <thread>
 
@@ -104,6 +105,65 @@ TEST_F(managed_test, mappings_and_claims_of_resources) {
     release_mem_region(kBarAt, 1);
     EXPECT_EQ(PTR_ERR(devm_ioremap_resource_wc(dev, &pci->resource[0])), -EOPNOTSUPP);
     EXPECT_EQ(pci_request_regions(pci, "mine"), 0) << "the failed one's claim is gone";
+}
+
+TEST_F(managed_test, arrays_texts_and_pages) {
+    auto *p = static_cast<int *>(devm_krealloc_array(dev, nullptr, 3, sizeof(int), GFP_KERNEL));
+    ASSERT_NE(p, nullptr);
+    p[2] = 7;
+    EXPECT_EQ(devm_krealloc_array(dev, p, too_much, 4, GFP_KERNEL), nullptr);
+    p = static_cast<int *>(devm_krealloc_array(dev, p, 300, sizeof(int), GFP_KERNEL));
+    ASSERT_NE(p, nullptr);
+    auto *q = static_cast<int *>(devm_kmemdup_array(dev, p, 3, sizeof(int), GFP_KERNEL));
+    ASSERT_NE(q, nullptr);
+    EXPECT_EQ(q[2], 7);
+    EXPECT_EQ(devm_kmemdup_array(dev, p, too_much, 4, GFP_KERNEL), nullptr);
+    EXPECT_STREQ(devm_kasprintf(dev, GFP_KERNEL, "%s-%d", "ring", 12), "ring-12");
+    EXPECT_STREQ(devm_kasprintf(dev, GFP_KERNEL, "%s", ""), "");
+
+    unsigned long free_before = nr_free_pages();
+    unsigned long at = devm_get_free_pages(dev, GFP_KERNEL | __GFP_ZERO, 3);
+    unsigned long other = devm_get_free_pages(dev, GFP_KERNEL, 9);
+    ASSERT_NE(at, 0u);
+    ASSERT_NE(other, 0u);
+    EXPECT_EQ(at % (PAGE_SIZE << 3), 0u);
+    EXPECT_EQ(devm_get_free_pages(dev, GFP_KERNEL, MAX_PAGE_ORDER + 1), 0u);
+    errno = 0;
+    devm_free_pages(dev, at + 1);
+    EXPECT_EQ(errno, EINVAL);
+    devm_free_pages(dev, at);
+    errno = 0;
+    devm_free_pages(dev, at);
+    EXPECT_EQ(errno, EINVAL) << "twice";
+    close();
+    EXPECT_GE(nr_free_pages() + 1, free_before) << "the other one went with the device";
+}
+
+TEST_F(managed_test, claims) {
+    EXPECT_NE(devm_request_mem_region(dev, kBarAt, 4096, "first"), nullptr);
+    EXPECT_EQ(devm_request_mem_region(dev, kBarAt + 100, 1, "second"), nullptr);
+    EXPECT_EQ(errno, EBUSY);
+    EXPECT_NE(devm_request_mem_region(dev, kBarAt + 4096, 4096, "third"), nullptr);
+    errno = 0;
+    devm_release_mem_region(dev, kBarAt, 4095);
+    EXPECT_EQ(errno, EINVAL);
+    devm_release_mem_region(dev, kBarAt, 4096);
+    EXPECT_NE(request_mem_region(kBarAt, 4096, "by hand"), nullptr);
+    release_mem_region(kBarAt + 4096, 4096); // ended by other means: closing finds nothing
+    close();
+    dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
+    ASSERT_NE(dev, nullptr);
+    EXPECT_NE(devm_request_mem_region(dev, kBarAt, 8192, "again"), nullptr);
+    resource whole = {kBarAt, kBarAt + 8191, "", IORESOURCE_MEM, nullptr};
+    resource part = {kBarAt + 8191, kBarAt + 8191, "", IORESOURCE_MEM, nullptr};
+    resource behind = {kBarAt + 8191, kBarAt + 8192, "", IORESOURCE_MEM, nullptr};
+    EXPECT_TRUE(resource_contains(&whole, &part));
+    EXPECT_FALSE(resource_contains(&whole, &behind));
+    EXPECT_TRUE(resource_overlaps(&whole, &behind));
+    part.flags = IORESOURCE_IO;
+    EXPECT_FALSE(resource_contains(&whole, &part)) << "of another kind";
+    behind.start++;
+    EXPECT_FALSE(resource_overlaps(&whole, &behind));
 }
 
 TEST_F(managed_test, actions_still_reach_the_device) {

@@ -335,6 +335,40 @@ TEST(scatterlist, want_of_memory_at_any_step_leaves_nothing_behind) {
     __free_page(pages[1]);
 }
 
+TEST(scatterlist, pages_are_stepped_through) {
+    constexpr size_t kPages = 9;
+    auto *block = static_cast<char *>(alloc_pages_exact(kPages * 4096, GFP_KERNEL));
+    ASSERT_NE(block, nullptr);
+    scatterlist sgl[3];
+    sg_init_table(sgl, 3);
+    sg_set_buf(&sgl[0], block + 100, 2 * 4096); // on three pages
+    sg_set_buf(&sgl[1], block + 8 * 4096, 1);
+    sg_set_buf(&sgl[2], block + 5 * 4096, 2 * 4096);
+    sgl[0].dma_address = 0x10000; // as the device sees it: two segments
+    sgl[0].dma_length = 3 * 4096 - 100;
+    sgl[1].dma_address = 0x90000;
+    sgl[1].dma_length = 1;
+    sg_table table = {sgl, 2, 3};
+    std::vector<size_t> pages;
+    sg_page_iter it;
+    for_each_sgtable_page(&table, &it, 0) pages.push_back(
+        static_cast<size_t>(static_cast<char *>(page_address(sg_page_iter_page(&it))) - block) /
+        4096);
+    EXPECT_EQ(pages, (std::vector<size_t>{0, 1, 2, 8, 5, 6}));
+    pages.clear();
+    for_each_sg_page(sgl, &it, 3, 4) pages.push_back(it.sg_pgoffset);
+    EXPECT_EQ(pages, (std::vector<size_t>{0, 1})) << "of the last piece";
+    for_each_sg_page(sgl, &it, 3, 6) FAIL();
+    std::vector<dma_addr_t> seen;
+    sg_dma_page_iter device;
+    for_each_sgtable_dma_page(&table, &device, 1) seen.push_back(sg_page_iter_dma_address(&device));
+    EXPECT_EQ(seen, (std::vector<dma_addr_t>{0x11000, 0x12000, 0x90000}));
+    sg_assign_page(&sgl[1], virt_to_page(block + 4096));
+    EXPECT_EQ(sg_virt(&sgl[1]), block + 4096);
+    EXPECT_EQ(sgl[1].length, 1u);
+    free_pages_exact(block, kPages * 4096);
+}
+
 TEST(scatterlist, is_what_writev_takes) {
     random_numbers random(6);
     random_list l(random, 7, 30);
