@@ -193,16 +193,19 @@ bool area_release_object(const void *p) {
     if (a == nullptr || a->state != vm_state::busy)
         return false;
     hold_end end = hold_lower(a->holds);
-    if (end == hold_end::last) {
+    auto *start = reinterpret_cast<void *>(vm_range::address(a));
+    if (end == hold_end::last_sensitive)
+        explicit_bzero(start, a->bytes);
+    if (is_last(end)) {
         slow_path scope;
-        vmalloc_free(reinterpret_cast<void *>(vm_range::address(a)), scope.limit(GFP_KERNEL));
+        vmalloc_free(start, scope.limit(GFP_KERNEL));
     }
     return end != hold_end::none;
 }
 
-bool area_puts_off_free(vm_area *a) {
+bool area_puts_off_free(vm_area *a, bool overwrite) {
     const void *p = reinterpret_cast<const void *>(vm_range::address(a));
-    switch (hold_note_free(a->holds)) {
+    switch (hold_note_free(a->holds, overwrite)) {
     case held_free::put_off:
         report_free_held(nullptr, p, a->bytes);
         return true;

@@ -34,7 +34,7 @@ void area_release_block(const void *p);
 int area_hold_object(const void *p, size_t bytes);
 bool area_release_object(const void *p);
 // Before the area that starts at p is freed. True: it must not be now, and that was reported.
-bool area_puts_off_free(vm_area *a);
+bool area_puts_off_free(vm_area *a, bool overwrite);
 
 void areas_after_fork_in_child();
 

@@ -10,6 +10,7 @@
 #include "lib/page_hold.h"
 #include "lib/page_run.h"
 #include "lib/thread.h"
+#include "lib/vmalloc.h"
 
 #include <errno.h>
 #include <string.h>
@@ -240,37 +241,43 @@ int hold_raise(std::atomic<uint16_t> &holds) {
     do {
         if (is_freed(seen))
             return -ENOENT;
-        if (seen == kMaxHolds)
+        if (seen >= kMaxHolds && !is_below_zero(seen))
             return -EOVERFLOW;
     } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen + 1)));
     return 0;
+}
+
+// How the last hold of a freed object ends.
+static hold_end end_of(uint16_t holds) {
+    return (holds & kOverwrite) != 0 ? hold_end::last_sensitive : hold_end::last;
 }
 
 hold_end hold_lower(std::atomic<uint16_t> &holds) {
     uint16_t seen = holds.load(std::memory_order_relaxed);
     uint16_t left = 0;
     do {
-        if ((seen & kMaxHolds) == 0 || is_below_zero(seen))
+        if ((seen & kHoldMask) == 0 || is_below_zero(seen))
             return hold_end::none;
         left = static_cast<uint16_t>(seen - 1);
-        if (left == kFreedWhileHeld)
+        if ((left & kHoldMask) == 0)
             left = 0;
     } while (!holds.compare_exchange_weak(seen, left, std::memory_order_acq_rel));
-    return seen == (kFreedWhileHeld | 1) ? hold_end::last : hold_end::one;
+    return left != 0 || seen == 1 ? hold_end::one : end_of(seen);
 }
 
-held_free hold_note_free(std::atomic<uint16_t> &holds) {
+held_free hold_note_free(std::atomic<uint16_t> &holds, bool overwrite) {
+    uint16_t freed = overwrite ? kFreedWhileHeld | kOverwrite : kFreedWhileHeld;
     uint16_t seen = holds.load(std::memory_order_acquire);
     do {
         if (seen == 0 || is_below_zero(seen))
             return held_free::now;
         if (is_freed(seen))
             return held_free::again;
-    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen | kFreedWhileHeld)));
+    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen | freed)));
     return held_free::put_off;
 }
 
-bool hold_puts_off(const void *p) {
+bool hold_puts_off(const void *p, bool overwrite) {
     short_way w;
     if (w.find(p) && w.into == 0 && w.object < w.s->objects &&
         w.holds->load(std::memory_order_acquire) == 0) {
@@ -280,7 +287,7 @@ bool hold_puts_off(const void *p) {
     place o;
     if (!find(p, &o) || o.start != p || o.holds == nullptr)
         return false; // what is wrong with it is said further on
-    switch (hold_note_free(*o.holds)) {
+    switch (hold_note_free(*o.holds, overwrite)) {
     case held_free::put_off:
         report_free_held(o.cache, p, o.bytes);
         return true;
@@ -299,6 +306,14 @@ bool hold_puts_off(const void *p) {
     else // a run is alone there
         class_mark(page).store(page_at(page).held_class, std::memory_order_release);
     return false;
+}
+
+bool hold_puts_off_sensitive(const void *p) {
+    slow_path scope;
+    uint8_t cls = marked_class(p);
+    if (cls == kClassHeld)
+        return hold_puts_off(p, true);
+    return cls == kClassNone && heap_ready() && vmalloc_puts_off_free(p, true);
 }
 
 void hold_forget_slab(slab *s) {
@@ -354,6 +369,15 @@ static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
     return cls == kClassPages ? pages_hold(p, bytes) : hold_run(p, bytes);
 }
 
+// What the end of a hold leaves to do. True: there was one.
+static bool finish(void *start, size_t bytes, hold_end end) {
+    if (end == hold_end::last_sensitive)
+        explicit_bzero(start, bytes);
+    if (is_last(end))
+        heap_free(start, GFP_KERNEL);
+    return end != hold_end::none;
+}
+
 static PAGODA_NOINLINE bool release_slow(const void *p) {
     uint8_t cls = class_of_pointer(p);
     if (cls == kClassNone || cls == kClassPages)
@@ -361,10 +385,7 @@ static PAGODA_NOINLINE bool release_slow(const void *p) {
     place o;
     if (!find(p, &o) || o.holds == nullptr)
         return false;
-    hold_end end = hold_lower(*o.holds);
-    if (PAGODA_UNLIKELY(end == hold_end::last))
-        heap_free(o.start, GFP_KERNEL);
-    return end != hold_end::none;
+    return finish(o.start, o.bytes, hold_lower(*o.holds));
 }
 
 // What the short ways leave over. They give these their figures singly: a short_way in memory would
@@ -380,15 +401,16 @@ static PAGODA_COLD bool close_behind(const void *p, uint32_t start_page, slab *s
 }
 
 // One was taken from the counter of an object that was freed, or from none.
-static PAGODA_COLD bool release_end(void *start, std::atomic<uint16_t> &holds, uint16_t before) {
+static PAGODA_COLD bool release_end(const void *p, std::atomic<uint16_t> &holds, uint16_t before) {
     if (!is_freed(before)) {
         holds.fetch_add(1); // two undo what one did
         return false;
     }
-    uint16_t none = kFreedWhileHeld;
-    if (before == (kFreedWhileHeld | 1) && holds.compare_exchange_strong(none, 0))
-        heap_free(start, GFP_KERNEL);
-    return true;
+    auto none = static_cast<uint16_t>(before - 1);
+    place o;
+    if ((before & kHoldMask) != 1 || !find(p, &o) || !holds.compare_exchange_strong(none, 0))
+        return true;
+    return finish(o.start, o.bytes, end_of(before));
 }
 
 // No compare and exchange on the short ways: it would wait for what it compares with. What comes
@@ -412,8 +434,7 @@ PAGODA_EXPORT bool pagoda_object_release(const void *p) {
     if (PAGODA_UNLIKELY(!o.find(p) || o.holds->load(std::memory_order_relaxed) == 0))
         return release_slow(p);
     uint16_t before = o.holds->fetch_sub(1);
-    return PAGODA_LIKELY(before - 1u < kMaxHolds) ||
-           release_end(const_cast<char *>(static_cast<const char *>(p)) - o.into, *o.holds, before);
+    return PAGODA_LIKELY(before - 1u < kHoldMask) || release_end(p, *o.holds, before);
 }
 
 PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {

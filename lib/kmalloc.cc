@@ -7,6 +7,7 @@
 #include "lib/device_pages.h"
 #include "lib/group.h"
 #include "lib/heap.h"
+#include "lib/hold.h"
 #include "lib/kernel_api.h"
 #include "lib/percpu_x86.h"
 #include "lib/rcu.h"
@@ -162,16 +163,13 @@ PAGODA_EXPORT void pagoda_kfree_nolock(const void *object) {
 }
 
 PAGODA_EXPORT void pagoda_kfree_sensitive(const void *object) {
-    if (ZERO_OR_NULL_PTR(object))
-        return;
-    explicit_bzero(start_of(object), heap_usable_size(object));
-    pagoda_kfree(object);
+    pagoda_kvfree_sensitive(object, SIZE_MAX);
 }
 
 PAGODA_EXPORT void pagoda_kvfree(const void *object) { pagoda_kfree(object); }
 
 PAGODA_EXPORT void pagoda_kvfree_sensitive(const void *object, size_t len) {
-    if (ZERO_OR_NULL_PTR(object))
+    if (ZERO_OR_NULL_PTR(object) || hold_puts_off_sensitive(object))
         return;
     explicit_bzero(start_of(object), min_of(len, heap_usable_size(object)));
     pagoda_kfree(object);

@@ -38,7 +38,7 @@ void uncover(uint32_t from, uint32_t to) {
     for (uint32_t at = from; at < to; at++) {
         vmalloc_lock().lock();
         covering(page_at(at))--;
-        bool freed = hold_lower(page_at(at).holds) == hold_end::last;
+        bool freed = is_last(hold_lower(page_at(at).holds));
         vmalloc_lock().unlock();
         if (freed)
             pages_finish_free(at);
@@ -77,7 +77,7 @@ bool unhold_single(uint32_t first) {
     page &pg = page_at(first);
     uint32_t covers = 1;
     vmalloc_lock().lock();
-    uint32_t begun = (pg.holds.load(std::memory_order_relaxed) & kMaxHolds) - covering(pg);
+    uint32_t begun = (pg.holds.load(std::memory_order_relaxed) & kHoldMask) - covering(pg);
     if (begun == 1) {
         covers = max_of(covered(pg), 1u);
         covered(pg) = 0;
@@ -85,7 +85,7 @@ bool unhold_single(uint32_t first) {
     hold_end end = begun != 0 ? hold_lower(pg.holds) : hold_end::none;
     vmalloc_lock().unlock();
     uncover(first + 1, first + covers);
-    if (end == hold_end::last)
+    if (is_last(end))
         pages_finish_free(first);
     return end != hold_end::none;
 }
@@ -111,7 +111,7 @@ bool pages_unhold(const void *p) {
     if (is_single(head))
         return unhold_single(head);
     hold_end end = hold_lower(page_at(head).holds);
-    if (end == hold_end::last)
+    if (is_last(end))
         pages_finish_free(head);
     return end != hold_end::none;
 }

@@ -445,10 +445,14 @@ vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gf
     return *start == p ? vm_pointer::area : vm_pointer::interior;
 }
 
+bool vmalloc_puts_off_free(const void *p, bool overwrite) {
+    vm_area *a = busy_area(p);
+    return PAGODA_UNLIKELY(a != nullptr && area_in_use(a)) && area_puts_off_free(a, overwrite);
+}
+
 bool vmalloc_free(void *p, gfp_t gfp) {
     bool may_block = gfpflags_allow_blocking(gfp);
-    vm_area *used = busy_area(p);
-    if (PAGODA_UNLIKELY(used != nullptr && area_in_use(used)) && area_puts_off_free(used))
+    if (vmalloc_puts_off_free(p, false))
         return true;
     if (!(may_block ? lock.try_lock_briefly() : lock.try_lock())) {
         vm_area *a = busy_area(p);

@@ -28,6 +28,9 @@ vm_pointer vmalloc_classify(const void *p, size_t *bytes, void **start, gfp_t gf
 
 // Frees the area that starts at p. False: there is none, or it is free already.
 bool vmalloc_free(void *p, gfp_t gfp);
+// True: a device uses that area; its free was reported, and put off till the device is done.
+// `overwrite`: its contents are to go then.
+bool vmalloc_puts_off_free(const void *p, bool overwrite);
 
 // Makes the area `bytes` long: in place, or by moving its page tables; NULL (and nothing changed)
 // when only copying is left. Above 1 MiB on both sides.

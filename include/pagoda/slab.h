@@ -98,11 +98,12 @@ static inline void kfree_nolock(const void *object) { pagoda_kfree_nolock(object
  * anything else is reported as free() reports it. Any context, never waits: where a lock is held
  * the work is left to its next holder. */
 void pagoda_kfree(const void *object);
-/* Overwrites all of the object with zeros first. */
+/* Overwrites all of the object with zeros first. Where a device uses it, which puts the free off,
+ * that is done when the device is done. */
 void pagoda_kfree_sensitive(const void *object);
 /* NULL, ZERO_SIZE_PTR, kmalloc'd and vmalloc'd memory. */
 void pagoda_kvfree(const void *object);
-/* The same, its first `len` bytes zeroed. */
+/* The same, its first `len` bytes zeroed; all of it where the free is put off. */
 void pagoda_kvfree_sensitive(const void *object, size_t len);
 static inline void kfree(const void *object) { pagoda_kfree(object); }
 static inline void kfree_sensitive(const void *object) { pagoda_kfree_sensitive(object); }

@@ -19,6 +19,7 @@
 #include <pagoda/slab.h>
 #include <pagoda/vmalloc.h>
 
+#include <algorithm>
 #include <errno.h>
 #include <fcntl.h>
 #include <functional>
@@ -233,6 +234,53 @@ TEST_F(holds, make_realloc_copy) {
         EXPECT_NE(q, p);
         pagoda_object_release(p);
         vfree(q);
+    });
+}
+
+TEST_F(holds, keep_contents_until_what_is_freed_sensitively_goes) {
+    quietly([] {
+        struct kind {
+            std::function<void *()> take;
+            std::function<void(void *)> give;
+            size_t bytes;
+        };
+        auto give = [](void *p) { kfree_sensitive(p); };
+        const kind kinds[] = {
+            {[] { return kmalloc(64, GFP_KERNEL); }, give, 64},
+            {[] { return kmalloc(100'000, GFP_KERNEL); }, give, 100'000},
+            {[] { return kmalloc(kMiB, GFP_KERNEL); }, give, kMiB},
+            {[] { return kvmalloc(5 * kMiB, GFP_KERNEL); },
+             [](void *p) { kvfree_sensitive(p, 5 * kMiB); }, 5 * kMiB},
+            {[] { return vmalloc(3 * kPageSize); }, [](void *p) { kvfree_sensitive(p, 100); },
+             3 * kPageSize},
+        };
+        for (const kind &k : kinds) {
+            SCOPED_TRACE(k.bytes);
+            void *p = k.take();
+            fill(p, k.bytes, 1);
+            ASSERT_EQ(pagoda_object_hold(p, k.bytes), 0);
+            ASSERT_EQ(pagoda_object_hold(p, 1), 0);
+            uint64_t reports = misuse_count();
+            k.give(p);
+            EXPECT_EQ(misuse_count(), reports + 1);
+            EXPECT_TRUE(intact(p, k.bytes, 1)) << "the device is not done";
+            k.give(p);
+            EXPECT_EQ(misuse_count(), reports + 2) << "double free";
+            pagoda_object_release(p);
+            EXPECT_TRUE(intact(p, k.bytes, 1)) << "nor now";
+            pagoda_object_release(p);
+            EXPECT_EQ(misuse_count(), reports + 2);
+            const char *bytes = at(p);
+            EXPECT_EQ(std::count(bytes, bytes + k.bytes, 0), static_cast<long>(k.bytes))
+                << "free memory, which is still mapped";
+            EXPECT_TRUE(comes_back(p, k.bytes, k.take, k.give)) << "now it is free";
+            // One that was held once is free at once.
+            p = k.take();
+            ASSERT_EQ(pagoda_object_hold(p, 1), 0);
+            pagoda_object_release(p);
+            k.give(p);
+            EXPECT_EQ(misuse_count(), reports + 2);
+        }
     });
 }
 
