@@ -1,5 +1,7 @@
 #include "lib/keeper.h"
 
+#include "hugepage/sys.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -7,7 +9,7 @@
 namespace pagoda {
 namespace {
 
-// A message and room for one descriptor.
+// A message and room for one descriptor. That is rounded up: two may come.
 struct packet {
     iovec data;
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
@@ -18,6 +20,23 @@ struct packet {
         header.msg_iovlen = 1;
     }
 };
+
+// The descriptor that came with a message; -1: none. `ok` false, or more than one: they are closed.
+int take_descriptor(msghdr &header, bool *ok) {
+    const cmsghdr *rights = CMSG_FIRSTHDR(&header);
+    if (rights == nullptr || rights->cmsg_type != SCM_RIGHTS)
+        return -1;
+    int fds[2] = {-1, -1};
+    size_t bytes = min_of(rights->cmsg_len - CMSG_LEN(0), sizeof fds);
+    memcpy(fds, CMSG_DATA(rights), bytes);
+    *ok = *ok && fds[1] < 0;
+    if (*ok)
+        return fds[0];
+    for (int fd : fds)
+        if (fd >= 0)
+            sys::close(fd);
+    return -1;
+}
 
 } // namespace
 
@@ -48,15 +67,15 @@ int keeper_receive(int socket, keeper_message *message, int *fd) {
     do
         n = recvmsg(socket, &p.header, MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
-    const cmsghdr *rights = CMSG_FIRSTHDR(&p.header);
-    if (n > 0 && rights != nullptr && rights->cmsg_type == SCM_RIGHTS)
-        memcpy(fd, CMSG_DATA(rights), sizeof *fd);
-    if (n <= 0)
+    if (n < 0)
         return -EPIPE;
-    if ((p.header.msg_flags & MSG_CTRUNC) != 0)
-        return -EMFILE;
+    bool all_there = (p.header.msg_flags & MSG_CTRUNC) == 0;
+    bool ok = all_there && n == sizeof *message;
+    *fd = take_descriptor(p.header, &ok);
+    if (n == 0)
+        return -EPIPE;
     message->key[sizeof message->key - 1] = 0;
-    return n == sizeof *message ? 0 : -EPROTO;
+    return ok ? 0 : all_there ? -EPROTO : -EMFILE;
 }
 
 } // namespace pagoda

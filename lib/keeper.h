@@ -25,8 +25,8 @@ static_assert(sizeof(keeper_message) == 256);
 
 // `fd`: passed along; -1: none. False: nobody listens any more.
 bool keeper_send(int socket, const keeper_message &message, int fd);
-// *fd: -1 where none came. 0; -EMFILE when a file came that could not be taken, -EPIPE when nobody
-// speaks any more, -EPROTO for what is no message.
+// *fd: -1 where none came, and with any error. 0; -EMFILE when a file came that could not be taken,
+// -EPIPE when nobody speaks any more, -EPROTO for what is no message, or has several files.
 int keeper_receive(int socket, keeper_message *message, int *fd);
 
 } // namespace pagoda

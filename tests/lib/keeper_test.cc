@@ -46,6 +46,41 @@ TEST_F(KeeperTest, FilesComeAlong) {
     close(null);
 }
 
+// The room that one descriptor needs, rounded up, is room for two.
+TEST_F(KeeperTest, OneFileAtMost) {
+    int files[2] = {open("/dev/null", O_RDONLY), open("/dev/null", O_RDONLY)};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof files)] = {};
+    iovec data = {&message_, sizeof message_};
+    msghdr header = {};
+    header.msg_iov = &data;
+    header.msg_iovlen = 1;
+    header.msg_control = control;
+    header.msg_controllen = sizeof control;
+    cmsghdr *rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof files);
+    memcpy(CMSG_DATA(rights), files, sizeof files);
+    ASSERT_EQ(sendmsg(ends_[0], &header, 0), static_cast<ssize_t>(sizeof message_));
+    int before = dup(files[0]); // the lowest number that is free
+    close(before);
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), -EPROTO);
+    EXPECT_EQ(fd_, -1);
+    int after = dup(files[0]);
+    EXPECT_EQ(after, before) << "both that came are closed";
+    close(after);
+    // A file with what is no message goes as well.
+    data.iov_len = 3;
+    header.msg_controllen = rights->cmsg_len = CMSG_LEN(sizeof files[0]);
+    ASSERT_EQ(sendmsg(ends_[0], &header, 0), 3);
+    EXPECT_EQ(keeper_receive(ends_[1], &got_, &fd_), -EPROTO);
+    EXPECT_EQ(fd_, -1);
+    after = dup(files[0]);
+    EXPECT_EQ(after, before);
+    for (int fd : {after, files[0], files[1]})
+        close(fd);
+}
+
 TEST_F(KeeperTest, KeysAlwaysEnd) {
     memset(message_.key, 'k', sizeof message_.key);
     EXPECT_TRUE(keeper_send(ends_[0], message_, -1));
