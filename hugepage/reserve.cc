@@ -139,11 +139,12 @@ void zone::keep_backed() {
     g_space.page_class.keep_populated();
     uint64_t end = end_;
     lock_.unlock();
-    // What was handed out or freed before. Nothing keeps a page from leaving meanwhile: then it has
-    // memory without need.
+    // What was handed out or freed before. Without purges nothing is unmapped while it may be
+    // touched by hand; a page that leaves meanwhile has memory without need.
     for (uint64_t start = 0; start < end; start += kPageblockPages) {
         uint32_t count = static_cast<uint32_t>(min_of(end - start, uint64_t{kPageblockPages}));
         uint64_t dirty[kPageblockPages / 64];
+        lock_guard no_purge(purge_lock_);
         lock_.lock();
         uint32_t number = static_cast<uint32_t>(start / kPageblockPages);
         const pageblock &b = buddy_.block(number);

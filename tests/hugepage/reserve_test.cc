@@ -7,6 +7,8 @@
 #include "tests/fresh_zone.h"
 #include "tests/unit.h"
 
+#include <signal.h>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -242,6 +244,39 @@ TEST(ReserveTest, KeepsBackedWhatIsInUse) {
         z.free(after, 300, true, GFP_KERNEL);
         z.purge(0);
         EXPECT_FALSE(resident(page_address(after + 299)));
+    });
+}
+
+// Where the kernel cannot populate, or must not be asked to, pages are touched by hand. A thread
+// that purges just then must not unmap them: here that is tried while the first touch faults.
+struct {
+    void *page;
+    bool purged;
+} touched;
+
+void purge_and_open(int) {
+    std::thread([] { zone_normal().purge(0); }).join();
+    touched.purged = true;
+    if (mprotect(touched.page, kPageSize, PROT_READ | PROT_WRITE) != 0)
+        _exit(1); // it is gone
+}
+
+TEST(ReserveTest, NothingIsUnmappedWhileItIsTouched) {
+    test::in_fresh_zone([](zone &z) {
+        z.set_limits({uint64_t{1} << 30, kNoLimit, false}); // what is purged is unmapped
+        uint32_t first = get_pages(4 * kBlock, GFP_KERNEL);
+        test::fill_pages(first, 4 * kBlock, 1);
+        z.free(first, 4 * kBlock, true, GFP_KERNEL);
+        touched.page = page_address(first + 2 * kBlock);
+        struct sigaction action = {};
+        action.sa_handler = purge_and_open;
+        action.sa_flags = SA_NODEFER;
+        sigaction(SIGSEGV, &action, nullptr);
+        mprotect(touched.page, kPageSize, PROT_NONE);
+        t_keeps_memory = 1; // as in a noio scope: by hand
+        z.keep_backed();
+        t_keeps_memory = 0;
+        EXPECT_TRUE(touched.purged);
     });
 }
 
