@@ -31,7 +31,10 @@ struct page {
         struct slab *slab; // slab: its bookkeeping
         void *owner;
     };
-    uint32_t npages;             // run: its length
+    union {
+        uint32_t npages; // run: its length
+        uint32_t payer;  // HIGHMEM: number of the group that is charged for it
+    };
     std::atomic<uint32_t> refs;  // mm.h: references to the page or, at a head, to its block
     uint32_t link;               // runs whose free waits for the zone: the next one's index + 1
     uint32_t flags;              // of whoever has the page

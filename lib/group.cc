@@ -16,6 +16,8 @@ namespace {
 // By the page_class value of the cache that they are for.
 std::atomic<kmem_cache *> twins[kLastUserClass + 1];
 
+constexpr size_t kUnit = 64; // groups lie in the window of metadata, aligned to this
+
 void drop_reference(group *g) {
     if (g->references.fetch_sub(1, std::memory_order_acq_rel) == 1)
         meta_free(g, sizeof *g);
@@ -70,6 +72,18 @@ void group_uncharge(group *g, uint64_t bytes) {
         return;
     g->usage.fetch_sub(bytes, std::memory_order_relaxed);
     drop_reference(g);
+}
+
+uint32_t group_number(const group *g) {
+    if (g == nullptr)
+        return 0;
+    return static_cast<uint32_t>((reinterpret_cast<uintptr_t>(g) - g_space.meta.base()) / kUnit) +
+           1;
+}
+
+group *group_of_number(uint32_t number) {
+    return number != 0 ? reinterpret_cast<group *>(g_space.meta.base() + (number - 1) * kUnit)
+                       : nullptr;
 }
 
 static size_t owners_size(const slab *s) { return sizeof(group *) * s->objects; }

@@ -22,6 +22,9 @@ group *current_group();
 // One object of `bytes` more; false at the limit. NULL is always charged.
 bool group_charge(group *g, uint64_t bytes);
 void group_uncharge(group *g, uint64_t bytes);
+// A group in 32 bits; 0 is NULL.
+uint32_t group_number(const group *g);
+group *group_of_number(uint32_t number);
 
 // Who pays for an object of a cache without sheaves. The objects that are paid for are the callers'
 // own; `set` is false where there is no memory for the note.

@@ -125,6 +125,7 @@ page *hand_out(memfd_region *region, page *p) {
     p->owner = region;
     p->refs.store(1, std::memory_order_relaxed);
     p->flags = kFlagHighmem;
+    p->payer = 0;
     zone_high.used.fetch_add(1, std::memory_order_relaxed);
     return p;
 }

@@ -158,14 +158,25 @@ bool drop(page &pg, uint32_t references, const void *reported) {
     return refs == references;
 }
 
-// A page of HIGHMEM; NULL where that zone is empty or not meant: the others serve.
-::page *alloc_high(unsigned order, gfp_t gfp) {
+// A page of HIGHMEM; NULL where that zone is empty or not meant: the others serve. Not where it was
+// *refused: who pays is at his limit.
+::page *alloc_high(unsigned order, gfp_t gfp, bool *refused) {
     constexpr gfp_t kWhich = __GFP_HIGHMEM | __GFP_DMA | __GFP_DMA32;
-    if (order != 0 || (gfp & kWhich) != __GFP_HIGHMEM || !kernel_api_enter(gfp))
+    if (order != 0 || (gfp & kWhich) != __GFP_HIGHMEM || !kernel_api_enter(gfp) ||
+        options().highmem_bytes == 0)
         return nullptr;
-    page *p = highmem_alloc(current_gfp(gfp));
-    if (p != nullptr)
-        count(1, 1);
+    gfp = current_gfp(gfp);
+    group *payer = (gfp & __GFP_ACCOUNT) != 0 ? current_group() : nullptr;
+    *refused = !group_charge(payer, kPageSize);
+    if (*refused)
+        return nullptr;
+    page *p = highmem_alloc(gfp);
+    if (p == nullptr) {
+        group_uncharge(payer, kPageSize);
+        return nullptr;
+    }
+    p->payer = group_number(payer);
+    count(1, 1);
     return public_page(p);
 }
 
@@ -298,8 +309,11 @@ page *pages_record(const ::page *p, const char *operation) {
 }
 
 void pages_put_high(page *p, uint32_t references, gfp_t gfp) {
-    if (drop(*p, references, p) && highmem_free(p, gfp))
-        count(-1, -1);
+    group *payer = group_of_number(p->payer);
+    if (!drop(*p, references, p) || !highmem_free(p, gfp))
+        return;
+    count(-1, -1);
+    group_uncharge(payer, kPageSize);
 }
 
 void pages_release(uint32_t head, gfp_t gfp) {
@@ -349,8 +363,9 @@ PAGODA_EXPORT const pagoda_layout_record *pagoda_layout_fill() {
 }
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages(gfp_t gfp, unsigned order) {
-    ::page *high = alloc_high(order, gfp);
-    return high != nullptr ? high : page_or_null(pages_alloc(order, gfp));
+    bool refused = false;
+    ::page *high = alloc_high(order, gfp, &refused);
+    return high != nullptr || refused ? high : page_or_null(pages_alloc(order, gfp));
 }
 
 PAGODA_EXPORT ::page *pagoda_alloc_pages_node(int node, gfp_t gfp, unsigned order) {

@@ -8,6 +8,7 @@
 #include "tests/unit.h"
 
 #include <pagoda/highmem.h>
+#include <pagoda/pagoda.h>
 #include <pagoda/vmap.h>
 
 #include <algorithm>
@@ -56,6 +57,33 @@ class HighmemTest : public ::testing::Test {
         return static_cast<uint64_t>(status.st_blocks) * 512;
     }
 };
+
+TEST_F(HighmemTest, GroupsPayForPages) {
+    constexpr gfp_t kAccounted = GFP_HIGHUSER | __GFP_ACCOUNT;
+    pagoda_group *g = pagoda_group_create("highmem", 2 * kPageSize);
+    pagoda_group_enter(g);
+    ::page *plain = alloc_page(GFP_HIGHUSER);
+    EXPECT_EQ(pagoda_group_usage(g), 0u);
+    ::page *first = alloc_page(kAccounted);
+    ::page *second = alloc_page(kAccounted);
+    ASSERT_NE(second, nullptr);
+    EXPECT_TRUE(PageHighMem(first) && PageHighMem(second));
+    EXPECT_EQ(pagoda_group_usage(g), 2 * kPageSize);
+    EXPECT_EQ(alloc_page(kAccounted | __GFP_NOWARN), nullptr) << "nor from another zone";
+    EXPECT_EQ(pagoda_group_failures(g), 1u);
+    get_page(first);
+    __free_page(first);
+    EXPECT_EQ(pagoda_group_usage(g), 2 * kPageSize) << "somebody has it";
+    put_page(first);
+    EXPECT_EQ(pagoda_group_usage(g), kPageSize);
+    __free_page(plain);
+    plain = alloc_page(GFP_HIGHUSER); // first's place, maybe, and not its payer
+    __free_page(plain);
+    EXPECT_EQ(pagoda_group_usage(g), kPageSize);
+    pagoda_group_enter(nullptr);
+    pagoda_group_destroy(g); // lives on with its page
+    __free_page(second);
+}
 
 TEST_F(HighmemTest, IsEmptyUnlessAskedFor) {
     mutable_options() = option_values{};
