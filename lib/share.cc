@@ -1,5 +1,6 @@
 #include "lib/share.h"
 
+#include "hugepage/address_space.h"
 #include "hugepage/report.h"
 #include "hugepage/sys.h"
 #include "lib/heap.h"
@@ -24,6 +25,13 @@ void *map_home(memfd_region *region) {
     }
     region->home = a->start;
     return reinterpret_cast<void *>(a->start);
+}
+
+// Pagoda has, or will have, something of its own between these addresses.
+bool is_pagodas(uintptr_t at, size_t size) {
+    uintptr_t end = g_space.vmalloc_base + kVmallocSpan;
+    bool inside = heap_ready() && at < end && at + size > g_space.percpu.base();
+    return inside || at + size < at || vmap_overlaps(at, size);
 }
 
 uint32_t pages_of(size_t size) {
@@ -106,7 +114,7 @@ PAGODA_EXPORT int pagoda_share_remap(void *at, const void *address, size_t size,
     uintptr_t to = reinterpret_cast<uintptr_t>(at);
     size_t page_size = sys::page_size();
     if (size == 0 || to % page_size != 0 || reinterpret_cast<uintptr_t>(address) % page_size != 0 ||
-        size % page_size != 0 || size > kLargest || heap_owns(at))
+        size % page_size != 0 || size > kLargest || is_pagodas(to, size))
         return -EINVAL;
     const pagoda::page *first = share_find("pagoda_share_remap", address, size);
     if (first == nullptr)

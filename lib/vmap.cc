@@ -135,6 +135,18 @@ void vmap_destroy(vmap_area *a) {
     heap_free(a, GFP_KERNEL);
 }
 
+bool vmap_overlaps(uintptr_t at, size_t size) {
+    slow_path scope;
+    if (scope.nested())
+        return true; // nobody can look
+    lock_guard hold(lock);
+    for (const vmap_area *a : chains)
+        for (; a != nullptr; a = a->next)
+            if (at < a->start + bytes_of(a->pages) + sys::page_size() && a->start < at + size)
+                return true;
+    return false;
+}
+
 page *vmap_find(const void *address, uint32_t *count) {
     slow_path scope;
     if (scope.nested())

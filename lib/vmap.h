@@ -25,6 +25,8 @@ vmap_area *vmap_region(memfd_region *region, int prot);
 vmap_area *vmap_take(const void *start, bool region, uint32_t pages);
 // Unmaps and frees an area that was taken.
 void vmap_destroy(vmap_area *area);
+// Some area, or the guard behind it, lies between these addresses.
+bool vmap_overlaps(uintptr_t at, size_t size);
 // The pages from this address on that lie in one area, in an order that a file has too. *count is
 // how many at most on entry, how many there are on return. NULL: none.
 page *vmap_find(const void *address, uint32_t *count);

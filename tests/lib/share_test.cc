@@ -130,6 +130,18 @@ TEST_F(ShareTest, RemapShowsItAtAChosenAddress) {
     void *heap = heap_alloc_aligned(kPageSize, kPageSize, GFP_KERNEL);
     EXPECT_EQ(pagoda_share_remap(heap, region_, kPageSize, PROT_READ), -EINVAL);
     heap_free(heap, GFP_KERNEL);
+    // Nor what Pagoda has behind the first page: tables, areas, other regions' homes.
+    char *tables = reinterpret_cast<char *>(g_space.page_class.base()) - 2 * kPageSize;
+    EXPECT_EQ(pagoda_share_remap(tables, region_, 4 * kPageSize, PROT_READ), -EINVAL);
+    char *area = static_cast<char *>(heap_alloc(4 << 20, GFP_KERNEL));
+    EXPECT_EQ(pagoda_share_remap(area + kPageSize, region_, kPageSize, PROT_READ), -EINVAL);
+    heap_free(area, GFP_KERNEL);
+    char *other = static_cast<char *>(pagoda_share_alloc(kPageSize, GFP_KERNEL));
+    for (long pages : {-1, 0, 1}) // the last one has its guard
+        EXPECT_EQ(pagoda_share_remap(other + pages * static_cast<long>(kPageSize), region_,
+                                     2 * kPageSize, PROT_READ),
+                  -EINVAL);
+    pagoda_share_free(other);
     sys::inject_failures(0, 1);
     EXPECT_EQ(pagoda_share_remap(mine, region_, kPageSize, PROT_READ), -ENOMEM);
     munmap(mine, 4 * kPageSize);
