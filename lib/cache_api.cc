@@ -48,6 +48,26 @@ void report_wrong_cache(const kmem_cache &c, const void *object) {
     misuse(t);
 }
 
+// Two of a name make reports and statistics hard to read; both serve. Pools of several devices are
+// often alike.
+void warn_of_namesake(const char *name, const kmem_cache_args &args) {
+    static std::atomic<bool> warned{false};
+    slow_path scope;
+    if (args.device_mask != 0 || warned.load(std::memory_order_relaxed) || scope.nested())
+        return;
+    bool seen = false;
+    for_each_cache([&](const kmem_cache &c) {
+        seen = seen || (c.traits != nullptr &&
+                        strncmp(c.traits->name, name, sizeof c.traits->name - 1) == 0);
+    });
+    if (!seen || warned.exchange(true))
+        return;
+    text_buffer<200> t;
+    t << "kmem_cache_create " << name
+      << ": there is a cache of this name; further ones like it are not mentioned";
+    warn(t);
+}
+
 } // namespace
 
 void *cache_alloc_object(kmem_cache &c, gfp_t gfp, const void *caller) {
@@ -187,9 +207,11 @@ PAGODA_EXPORT ::kmem_cache *pagoda_kmem_cache_create(const char *name, unsigned 
     const kmem_cache_args &a = args != nullptr ? *args : none;
     const char *why = cache_fault(name, size, a, flags);
     kmem_cache *c = nullptr;
-    if (why == nullptr && kernel_api_enter(GFP_KERNEL))
+    if (why == nullptr && kernel_api_enter(GFP_KERNEL)) {
+        warn_of_namesake(name, a);
         c = with_reclaim(GFP_KERNEL, sizeof(kmem_cache),
                          [&] { return cache_create(name, size, a, flags); });
+    }
     if (c == nullptr) {
         text_buffer<256> t;
         t << "kmem_cache_create " << (name != nullptr ? name : "(null)") << ": refused, "

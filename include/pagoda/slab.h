@@ -246,7 +246,8 @@ struct kmem_cache_args {
 };
 
 /* A cache of objects of `size` bytes, at most KMALLOC_MAX_SIZE. The name is copied; it must not be
- * empty or hold spaces. NULL: memory is short, or an argument is refused (one warning). Alike
+ * empty or hold spaces. A name that another cache has is warned of, once for the process. NULL:
+ * memory is short, or an argument is refused (one warning). Alike
  * caches share their slabs unless they have a ctor or dtor, a debug flag, SLAB_TYPESAFE_BY_RCU or
  * SLAB_NO_MERGE. Blocks. */
 struct kmem_cache *pagoda_kmem_cache_create(const char *name, unsigned int size,

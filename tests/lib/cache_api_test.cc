@@ -34,6 +34,22 @@ TEST_F(CacheApi, TheSlowPathServesAllThatTheHitPathDoes) {
     kmem_cache_free(cache_, nullptr);
 }
 
+TEST_F(CacheApi, ASecondCacheOfANameIsMadeAndMentionedOnce) {
+    child_end end = in_child([] {
+        struct kmem_cache *other = kmem_cache_create("other", 64, nullptr, SLAB_NO_MERGE);
+        for (int i = 0; i < 2; i++) {
+            struct kmem_cache *same = kmem_cache_create("api", 96, nullptr, 0);
+            EXPECT_NE(same, nullptr);
+            kmem_cache_destroy(same);
+        }
+        kmem_cache_destroy(other);
+        kmem_cache_destroy(kmem_cache_create("other", 64, nullptr, 0)); // there is none any more
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("kmem_cache_create api: there is a cache of this name"));
+    EXPECT_EQ(end.lines(), 1u) << end.errors;
+}
+
 TEST_F(CacheApi, ZeroedObjectsAreZeroWhateverTheyHeld) {
     for (int i = 0; i < 300; i++) {
         auto *p = static_cast<char *>(kmem_cache_zalloc(cache_, GFP_KERNEL));
