@@ -6,6 +6,17 @@
 #include <pagoda/mm.h>
 
 namespace pagoda {
+namespace {
+
+// The put of such a reference would free one page out of the block.
+void report_reference_to_tail(const void *p, const void *head) {
+    text_buffer<192> t;
+    t << "get_page of " << p << ": it lies in the block at " << head
+      << ", which is not compound: only that page has references";
+    misuse(t);
+}
+
+} // namespace
 
 void page_refs_put(const ::page *p, uint32_t count, const char *operation) {
     if (is_highmem_page(p)) {
@@ -80,8 +91,13 @@ PAGODA_EXPORT void pagoda_get_page(::page *p) {
         return;
     }
     uint32_t index = pages_index(p, "get_page");
-    if (index != kNoPage)
-        page_at(pages_compound_head(index)).refs.fetch_add(1);
+    if (index == kNoPage)
+        return;
+    pagoda::page &pg = page_at(pages_compound_head(index));
+    if ((pg.flags & kPageTail) == 0)
+        pg.refs.fetch_add(1);
+    else
+        report_reference_to_tail(page_address(index), page_address(pg.head));
 }
 
 PAGODA_EXPORT void pagoda_put_page(::page *p) { page_refs_put(p, 1, "put_page"); }

@@ -298,7 +298,8 @@ static inline int page_count(const struct page *page) {
     return pagoda_page_ref_count(pagoda_compound_head(page));
 }
 
-/* One reference more to the page, or to the compound page that it belongs to. */
+/* One reference more to the page, or to the compound page that it belongs to. A later page of a
+ * block that is not compound has none: that is reported. */
 void pagoda_get_page(struct page *page);
 /* One less; with the last one the page, or the compound page, is free. The last reference to a
  * block of several pages that is not compound goes by __free_pages(): here it is reported. */

@@ -79,6 +79,21 @@ TEST_F(references, of_another_block_are_on_its_first_page_only) {
     __free_pages(p, 2);
 }
 
+TEST_F(references, of_its_later_pages_are_refused) {
+    child_end end = reported([] {
+        ::page *p = alloc_pages(GFP_KERNEL, 2);
+        uint64_t before = used();
+        get_page(nth_page(p, 2));
+        EXPECT_EQ(page_ref_count(nth_page(p, 2)), 0);
+        put_page(nth_page(p, 2)); // would free it out of the block
+        EXPECT_EQ(used(), before);
+        __free_pages(p, 2);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("get_page of 0x"));
+    EXPECT_TRUE(end.said("which is not compound")) << end.errors;
+}
+
 TEST_F(references, of_others_keep_the_first_page_of_a_freed_block) {
     uint64_t before = used();
     ::page *p = alloc_pages(GFP_KERNEL, 3);
