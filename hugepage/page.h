@@ -32,7 +32,7 @@ struct page {
         void *owner;
     };
     union {
-        uint32_t npages; // run: its length
+        uint32_t npages; // run: its length; mm.h: see lib/page_hold.cc, as `link`
         uint32_t payer;  // HIGHMEM: number of the group that is charged for it
     };
     std::atomic<uint32_t> refs;  // mm.h: references to the page or, at a head, to its block

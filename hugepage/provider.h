@@ -42,9 +42,10 @@ void pagoda_block_release(const void *p);
 // A device uses part of the live object (malloc, kmalloc, a cache's, pages, an area of vmalloc)
 // that [p, p + bytes) lies in, until the matching pagoda_object_release(). As long as somebody
 // does, a free of the object is reported and put off until the last release, and realloc copies. No
-// system call and no lock for objects of slabs once one of the slab was held. 0; -EFAULT: p is not
-// memory of this heap; -ENOENT: it is, of no live object; -ERANGE: the object ends before p +
-// bytes; -EOVERFLOW: 8191 holds; -ENOMEM; -EAGAIN: a handler interrupted the allocator.
+// system call and no lock for objects of slabs once one of the slab was held, and for pages of the
+// page allocator. 0; -EFAULT: p is not memory of this heap; -ENOENT: it is, of no live object;
+// -ERANGE: the object ends before p + bytes; -EOVERFLOW: 8191 holds; -ENOMEM; -EAGAIN: a handler
+// interrupted the allocator.
 int pagoda_object_hold(const void *p, size_t bytes);
 // False: nobody held it.
 bool pagoda_object_release(const void *p);

@@ -453,6 +453,7 @@ PAGODA_EXPORT void *pagoda_device_pages_alloc(uint32_t pages, unsigned order, ui
         pg.flags = kPageHead; // single pages in a row, which a hold may cover together
         pg.head = i;
         pg.order = 0;
+        pages_begin_unheld(pg);
     }
     memset(g_pagemap.page_class + got.first, kClassPages, pages);
     pages_count(pages, pages);

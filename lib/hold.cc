@@ -205,9 +205,9 @@ int hold_slab_object(kmem_cache &c, const void *p, size_t bytes, uint8_t cls) {
         std::atomic<uint16_t> *counters = make_counters(o.at.slab);
         if (counters == nullptr)
             return -ENOMEM;
-        note_any();
         o.holds = counters + o.at.object;
     }
+    note_any(); // each time: a child of fork has the counters, and begins without holds
     int r = hold_raise(*o.holds);
     if (PAGODA_LIKELY(r == 0))
         close_hot_path(static_cast<uint32_t>(page_index(o.start)), cls, o.at.slab);
@@ -320,11 +320,12 @@ void hold_forget_slab(slab *s) {
     std::atomic<uint16_t> *holds = s->holds.load(std::memory_order_acquire);
     if (PAGODA_LIKELY(holds == nullptr))
         return;
-    for (uint32_t page = s->first; page < s->first + s->cache->info.pages; page++)
-        if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld) {
+    for (uint32_t page = s->first; page < s->first + s->cache->info.pages; page++) {
+        if (class_mark(page).load(std::memory_order_relaxed) == kClassHeld)
             class_mark(page).store(s->cls, std::memory_order_relaxed);
-            page_at(page).holds.store(0, std::memory_order_relaxed);
-        }
+        // A free may have been counted after the page had its class back.
+        page_at(page).holds.store(0, std::memory_order_relaxed);
+    }
     for (uint32_t i = 1; s->cache->info.aligned && i < s->cache->info.pages; i++)
         page_at(s->first + i).slab = nullptr;
     s->holds.store(nullptr, std::memory_order_relaxed);
@@ -339,6 +340,11 @@ void holds_after_fork_in_child() {
         if (cls == kClassNone)
             continue;
         page &pg = page_at(at);
+        if (cls == kClassPages) {
+            if (pages_are_held(at))
+                pages_begin_unheld(pg);
+            continue;
+        }
         if (cls == kClassHeld) {
             const void *p = page_address(at);
             const kmem_cache *c = cache_of_pointer(p);
@@ -358,15 +364,19 @@ void holds_after_fork_in_child() {
 using namespace pagoda;
 
 static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
+    uint8_t cls = class_of_pointer(p);
+    if (cls == kClassPages) {
+        note_any();
+        return pages_hold(p, bytes);
+    }
     if (t_thread.depth != 0)
         return -EAGAIN;
-    uint8_t cls = class_of_pointer(p);
     if (PAGODA_UNLIKELY(cls == kClassNone))
         return heap_ready() ? area_hold_object(p, bytes) : -EFAULT;
     if (auto *c = cache_of_pointer(p))
         return hold_slab_object(*c, p, bytes, cls);
     note_any();
-    return cls == kClassPages ? pages_hold(p, bytes) : hold_run(p, bytes);
+    return hold_run(p, bytes);
 }
 
 // What the end of a hold leaves to do. True: there was one.

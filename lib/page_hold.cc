@@ -1,20 +1,28 @@
 #include "lib/page_hold.h"
 
-#include "lib/hold.h"
+#include "hugepage/sys.h"
 #include "lib/misuse.h"
 #include "lib/pages.h"
 #include "lib/thread.h"
-#include "lib/vmalloc.h"
 
 #include <errno.h>
 
 namespace pagoda {
 namespace {
 
-// Of a single page that is held: how many pages the holds that begin here cover, and how many that
-// begin elsewhere cover it. Under vmalloc's lock, as areas are: it is the one of large objects.
-uint32_t &covered(page &pg) { return pg.npages; }
-uint32_t &covering(page &pg) { return pg.link; }
+// All that is known of a block's holds is one word of its first page's record, so whoever begins or
+// ends one takes no lock, in any context.
+constexpr uint32_t kBegun = 1; // holds that begin here,
+constexpr uint32_t kBegunMask = 32767;
+constexpr uint32_t kCover = 1u << 15; // and rows that begin elsewhere and cover this page
+constexpr uint32_t kCoverMask = 16383 * kCover;
+constexpr uint32_t kRow = 1u << 29;    // a row begins here, which lasts as long as a hold that does
+constexpr uint32_t kEnding = 1u << 30; // it has ended; somebody is about to take down its length
+constexpr uint32_t kFreed = 1u << 31;  // and waits for all these
+
+std::atomic_ref<uint32_t> state(page &pg) { return std::atomic_ref<uint32_t>(pg.link); }
+// How many pages behind this one the row that begins here covers.
+std::atomic_ref<uint32_t> behind(page &pg) { return std::atomic_ref<uint32_t>(pg.npages); }
 
 uint32_t block_head(const void *p) {
     auto index = static_cast<uint32_t>(page_index(p));
@@ -27,67 +35,78 @@ bool is_single(uint32_t index) {
            page_at(index).order == 0 && (page_at(index).flags & kPageHead) != 0;
 }
 
-int raise(page &pg) {
-    if (pg.holds.load(std::memory_order_relaxed) == 0)
-        covered(pg) = covering(pg) = 0;
-    return hold_raise(pg.holds);
+// Adds one of what `mask` counts.
+int raise(page &pg, uint32_t one, uint32_t mask) {
+    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    do {
+        if ((seen & kFreed) != 0)
+            return -ENOENT;
+        if ((seen & mask) == mask)
+            return -EOVERFLOW;
+    } while (!state(pg).compare_exchange_weak(seen, seen + one));
+    return 0;
 }
 
-// Pages [from, to) are covered no more; those that were freed meanwhile go.
-void uncover(uint32_t from, uint32_t to) {
-    for (uint32_t at = from; at < to; at++) {
-        vmalloc_lock().lock();
-        covering(page_at(at))--;
-        bool freed = is_last(hold_lower(page_at(at).holds));
-        vmalloc_lock().unlock();
-        if (freed)
-            pages_finish_free(at);
+// True: it was the last that the free of the block waited for.
+bool take_away(page &pg, uint32_t what) {
+    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    uint32_t left = 0;
+    do
+        left = seen - what == kFreed ? 0 : seen - what;
+    while (!state(pg).compare_exchange_weak(seen, left));
+    return seen - what == kFreed;
+}
+
+// Begins a hold, and a row unless there is one.
+int raise_with_row(page &pg) {
+    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    for (int spins = 0;;) {
+        if ((seen & kFreed) != 0)
+            return -ENOENT;
+        if ((seen & kBegunMask) == kBegunMask)
+            return -EOVERFLOW;
+        if ((seen & kEnding) == 0) {
+            if (state(pg).compare_exchange_weak(seen, (seen + kBegun) | kRow))
+                return 0;
+            continue;
+        }
+        if (t_thread.depth != 0)
+            return -EAGAIN; // whoever ends it may be who this thread interrupted
+        if (++spins > 100)
+            sys::nap(1);
+        seen = state(pg).load(std::memory_order_relaxed);
     }
 }
 
-int hold_singles(uint32_t first, uint32_t pages) {
-    slow_path scope;
-    uint32_t done = 1;
-    int r = 0;
-    uint32_t from = 0;
-    {
-        lock_guard l(vmalloc_lock());
-        page &pg = page_at(first);
-        r = raise(pg);
-        if (r != 0)
-            return r;
-        from = max_of(covered(pg), 1u);
-        for (done = from; done < pages && r == 0; done += r == 0) {
-            r = is_single(first + done) ? raise(page_at(first + done)) : -ERANGE;
-            if (r == 0)
-                covering(page_at(first + done))++;
-        }
-        if (r == 0) {
-            covered(pg) = max_of(from, pages);
-            return 0;
-        }
-    }
-    uncover(first + from, first + done);
-    pages_unhold(page_address(first));
-    return r;
-}
-
-bool unhold_single(uint32_t first) {
-    slow_path scope;
+int hold_row(uint32_t first, uint32_t pages) {
+    for (uint32_t at = first + 1; at < first + pages; at++)
+        if (!is_single(at))
+            return -ERANGE;
     page &pg = page_at(first);
-    uint32_t covers = 1;
-    vmalloc_lock().lock();
-    uint32_t begun = (pg.holds.load(std::memory_order_relaxed) & kHoldMask) - covering(pg);
-    if (begun == 1) {
-        covers = max_of(covered(pg), 1u);
-        covered(pg) = 0;
+    int r = raise_with_row(pg);
+    if (r != 0)
+        return r;
+    // Others may make the row longer too: page by page, whoever is first.
+    uint32_t have = behind(pg).load();
+    while (have + 1 < pages) {
+        page &next = page_at(first + 1 + have);
+        r = raise(next, kCover, kCoverMask);
+        if (r != 0) {
+            pages_unhold(page_address(first));
+            return r;
+        }
+        if (behind(pg).compare_exchange_strong(have, have + 1))
+            have++;
+        else
+            take_away(next, kCover); // not the last: it is in the row
     }
-    hold_end end = begun != 0 ? hold_lower(pg.holds) : hold_end::none;
-    vmalloc_lock().unlock();
-    uncover(first + 1, first + covers);
-    if (is_last(end))
-        pages_finish_free(first);
-    return end != hold_end::none;
+    return 0;
+}
+
+void uncover(uint32_t from, uint32_t pages) {
+    for (uint32_t at = from; at < from + pages; at++)
+        if (take_away(page_at(at), kCover))
+            pages_finish_free(at);
 }
 
 } // namespace
@@ -97,38 +116,59 @@ int pages_hold(const void *p, size_t bytes) {
     page &pg = page_at(head);
     auto offset = static_cast<size_t>(static_cast<const char *>(p) -
                                       static_cast<const char *>(page_address(head)));
-    if (is_single(head) && bytes < kZoneSpan)
-        return hold_singles(head,
-                            static_cast<uint32_t>(
-                                (offset + max_of(bytes, size_t{1}) + kPageSize - 1) >> kPageShift));
-    if (bytes > (kPageSize << pg.order) - offset)
+    if (PAGODA_LIKELY(bytes <= (kPageSize << pg.order) - offset))
+        return raise(pg, kBegun, kBegunMask);
+    if (!is_single(head) || bytes >= kZoneSpan)
         return -ERANGE;
-    return hold_raise(pg.holds);
+    return hold_row(head, static_cast<uint32_t>((offset + bytes + kPageSize - 1) >> kPageShift));
 }
 
 bool pages_unhold(const void *p) {
     uint32_t head = block_head(p);
-    if (is_single(head))
-        return unhold_single(head);
-    hold_end end = hold_lower(page_at(head).holds);
-    if (is_last(end))
+    page &pg = page_at(head);
+    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    uint32_t covered = 0;
+    bool freed = false;
+    {
+        slow_path scope; // a handler does not wait for what it interrupted
+        uint32_t left = 0;
+        do {
+            if ((seen & kBegunMask) == 0)
+                return false;
+            left = seen - kBegun;
+            if ((left & (kBegunMask | kRow)) == kRow)
+                left ^= kRow | kEnding;
+            freed = left == kFreed;
+            left = freed ? 0 : left;
+        } while (!state(pg).compare_exchange_weak(seen, left));
+        if ((left & kEnding) != 0 && (seen & kRow) != 0) {
+            covered = behind(pg).exchange(0);
+            freed = take_away(pg, kEnding);
+        }
+    }
+    uncover(head + 1, covered);
+    if (freed)
         pages_finish_free(head);
-    return end != hold_end::none;
+    return true;
+}
+
+bool pages_are_held(uint32_t head) {
+    return state(page_at(head)).load(std::memory_order_relaxed) != 0;
 }
 
 bool hold_puts_off_pages(uint32_t head) {
     page &pg = page_at(head);
-    switch (hold_note_free(pg.holds)) {
-    case held_free::put_off:
-        report_free_held(nullptr, page_address(head), kPageSize << pg.order);
-        return true;
-    case held_free::again:
-        report_double_free(page_address(head), kPageSize << pg.order);
-        return true;
-    case held_free::now:
-        break;
-    }
-    return false;
+    uint32_t seen = state(pg).load(std::memory_order_acquire);
+    do {
+        if (PAGODA_LIKELY(seen == 0))
+            return false;
+        if ((seen & kFreed) != 0) {
+            report_double_free(page_address(head), kPageSize << pg.order);
+            return true;
+        }
+    } while (!state(pg).compare_exchange_weak(seen, seen | kFreed));
+    report_free_held(nullptr, page_address(head), kPageSize << pg.order);
+    return true;
 }
 
 } // namespace pagoda

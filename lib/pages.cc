@@ -71,6 +71,7 @@ void set_block(uint32_t first, unsigned order, bool compound, group *owner) {
     head.flags = kPageHead | kind;
     head.head = first;
     head.order = static_cast<uint8_t>(order);
+    pages_begin_unheld(head);
     head.refs.store(1, std::memory_order_relaxed);
 }
 
@@ -463,7 +464,7 @@ PAGODA_EXPORT void pagoda_split_page(::page *block, unsigned order) {
         return;
     const pagoda::page &pg = page_at(first);
     if ((pg.flags & kPageCompound) != 0 || pg.refs.load(std::memory_order_relaxed) != 1 ||
-        pg.holds.load(std::memory_order_relaxed) != 0) {
+        pages_are_held(first)) {
         text_buffer<160> t;
         t << "split_page of " << page_address(first)
           << ": it is compound, or somebody else refers to it";

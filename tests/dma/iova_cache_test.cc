@@ -26,14 +26,6 @@ std::set<unsigned long> flush(const caches &c) {
     return all;
 }
 
-// So that what is put is what is got.
-bool stays_on_one_cpu() {
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    return sched_setaffinity(0, sizeof one, &one) == 0;
-}
-
 TEST(iova_cache, gives_back_the_newest_within_the_limit) {
     EXPECT_TRUE(succeeded(in_child([] {
         ASSERT_TRUE(stays_on_one_cpu());

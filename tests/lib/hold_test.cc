@@ -302,32 +302,35 @@ TEST_F(holds, leave_neighbours_alone) {
 }
 
 TEST_F(holds, give_the_page_its_class_back_when_nothing_on_it_is_held) {
-    std::vector<void *> all;
-    void *p = heap_alloc(512, GFP_KERNEL);
-    void *q = heap_alloc(512, GFP_KERNEL);
-    while (page_index(q) != page_index(p)) {
-        all.push_back(q);
-        q = heap_alloc(512, GFP_KERNEL);
-    }
-    ASSERT_EQ(pagoda_object_hold(p, 512), 0);
-    ASSERT_EQ(pagoda_object_hold(q, 512), 0);
-    EXPECT_EQ(marked_class(p), kClassHeld);
-    pagoda_object_release(p);
-    heap_free(p, GFP_KERNEL);
-    EXPECT_EQ(marked_class(q), kClassHeld) << "the other one is";
-    pagoda_object_release(q);
-    heap_free(q, GFP_KERNEL);
-    for (int i = 0; i < 20; i++) // not at the first free
-        heap_free(heap_alloc(512, GFP_KERNEL), GFP_KERNEL);
-    EXPECT_EQ(marked_class(q), class_for_size(512));
-    void *run = heap_alloc(40960, GFP_KERNEL);
-    ASSERT_EQ(pagoda_object_hold(run, 1), 0);
-    EXPECT_EQ(marked_class(run), kClassHeld);
-    pagoda_object_release(run);
-    heap_free(run, GFP_KERNEL);
-    EXPECT_NE(marked_class(run), kClassHeld);
-    for (void *each : all)
-        heap_free(each, GFP_KERNEL);
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_TRUE(stays_on_one_cpu()); // the loop below frees on q's page
+        std::vector<void *> all;
+        void *p = heap_alloc(512, GFP_KERNEL);
+        void *q = heap_alloc(512, GFP_KERNEL);
+        while (page_index(q) != page_index(p)) {
+            all.push_back(q);
+            q = heap_alloc(512, GFP_KERNEL);
+        }
+        ASSERT_EQ(pagoda_object_hold(p, 512), 0);
+        ASSERT_EQ(pagoda_object_hold(q, 512), 0);
+        EXPECT_EQ(marked_class(p), kClassHeld);
+        pagoda_object_release(p);
+        heap_free(p, GFP_KERNEL);
+        EXPECT_EQ(marked_class(q), kClassHeld) << "the other one is";
+        pagoda_object_release(q);
+        heap_free(q, GFP_KERNEL);
+        for (int i = 0; i < 20; i++) // not at the first free
+            heap_free(heap_alloc(512, GFP_KERNEL), GFP_KERNEL);
+        EXPECT_EQ(marked_class(q), class_for_size(512));
+        void *run = heap_alloc(40960, GFP_KERNEL);
+        ASSERT_EQ(pagoda_object_hold(run, 1), 0);
+        EXPECT_EQ(marked_class(run), kClassHeld);
+        pagoda_object_release(run);
+        heap_free(run, GFP_KERNEL);
+        EXPECT_NE(marked_class(run), kClassHeld);
+        for (void *each : all)
+            heap_free(each, GFP_KERNEL);
+    })));
 }
 
 TEST_F(holds, refuse_what_is_no_live_object) {
@@ -420,6 +423,32 @@ TEST_F(holds, name_pointer_size_and_cache) {
     EXPECT_TRUE(end.said(("free of " + pointer.substr(0, pointer.size() - 1)).c_str()));
 }
 
+// A free may count itself on a page after another gave the page its class back.
+TEST_F(holds, leave_nothing_in_the_records_of_a_slab_that_goes) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        ASSERT_TRUE(stays_on_one_cpu());
+        heap_trim(0);
+        std::vector<void *> all;
+        for (int i = 0; i < 400; i++)
+            all.push_back(heap_alloc(512, GFP_KERNEL));
+        void *p = all.back();
+        ASSERT_EQ(pagoda_object_hold(p, 512), 0);
+        pagoda_object_release(p);
+        for (int i = 0; i < 20; i++) {
+            heap_free(all.back(), GFP_KERNEL);
+            all.back() = heap_alloc(512, GFP_KERNEL);
+        }
+        ASSERT_NE(marked_class(p), kClassHeld);
+        page &record = page_at(static_cast<uint32_t>(page_index(p)));
+        record.holds = 2;
+        for (void *each : all)
+            heap_free(each, GFP_KERNEL);
+        heap_trim(0);
+        EXPECT_EQ(marked_class(p), kClassNone) << "the slab is gone";
+        EXPECT_EQ(record.holds, 0);
+    })));
+}
+
 TEST_F(holds, are_void_in_a_child_of_fork) {
     void *p = heap_alloc(64, GFP_KERNEL);
     void *run = heap_alloc(100'000, GFP_KERNEL);
@@ -439,6 +468,13 @@ TEST_F(holds, are_void_in_a_child_of_fork) {
         EXPECT_NE(marked_class(p), kClassHeld);
         void *fresh = heap_alloc(64, GFP_KERNEL);
         EXPECT_EQ(pagoda_object_hold(fresh, 64), 0) << "it may have devices of its own";
+        EXPECT_TRUE(succeeded(in_child([&] {
+            heap_before_fork();
+            heap_after_fork(true);
+            EXPECT_NE(marked_class(fresh), kClassHeld) << "in a slab that had counters before";
+            heap_free(fresh, GFP_KERNEL);
+            EXPECT_EQ(misuse_count(), reports);
+        })));
         pagoda_object_release(fresh);
     })));
     for (void *each : {p, run, area, reinterpret_cast<void *>(pages)})

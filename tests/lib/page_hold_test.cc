@@ -5,12 +5,15 @@
 #include "hugepage/report.h"
 #include "lib/heap.h"
 #include "lib/pages.h"
+#include "lib/thread.h"
+#include "lib/vmalloc.h"
 #include "tests/unit.h"
 
 #include <pagoda/mm.h>
 
 #include <errno.h>
 #include <fcntl.h>
+#include <thread>
 #include <vector>
 
 namespace pagoda::test {
@@ -93,6 +96,100 @@ TEST(page_holds, keep_a_block_from_being_split) {
         pagoda_object_release(page_address(block));
         __free_pages(block, 2);
         EXPECT_EQ(misuse_count(), reports + 1);
+    });
+}
+
+// A handler may have interrupted whoever has any of the core's locks.
+TEST(page_holds, begin_and_end_in_any_context) {
+    quietly([] {
+        uint64_t live = pages_get_stats().pages;
+        char *p = exact(3);
+        char *q = exact(1);
+        ASSERT_EQ(pagoda_object_hold(p, 3 * kPageSize), 0);
+        ASSERT_EQ(pagoda_object_hold(q, kPageSize), 0);
+        free_pages_exact(p, 3 * kPageSize);
+        {
+            slow_path interrupted;
+            lock_guard g(vmalloc_lock());
+            EXPECT_EQ(pagoda_object_hold(q, kPageSize), 0);
+            EXPECT_TRUE(pagoda_object_release(q));
+            EXPECT_TRUE(pagoda_object_release(q));
+            EXPECT_FALSE(pagoda_object_release(q)) << "nobody holds it any more";
+            EXPECT_TRUE(pagoda_object_release(p)) << "the last one of three pages that were freed";
+        }
+        EXPECT_EQ(pages_get_stats().pages, live + 1);
+        free_pages_exact(q, kPageSize);
+    });
+}
+
+TEST(page_holds, are_counted) {
+    quietly([] {
+        char *p = exact(2);
+        for (int i = 0; i < 32767; i++)
+            ASSERT_EQ(pagoda_object_hold(p, i % 2 == 0 ? 1 : 2 * kPageSize), 0);
+        EXPECT_EQ(pagoda_object_hold(p, 1), -EOVERFLOW);
+        EXPECT_EQ(pagoda_object_hold(p, 2 * kPageSize), -EOVERFLOW);
+        for (int i = 0; i < 32767; i++)
+            ASSERT_TRUE(pagoda_object_release(p));
+        EXPECT_FALSE(pagoda_object_release(p));
+        EXPECT_FALSE(pagoda_object_release(p + kPageSize)) << "it was covered, and is not";
+        free_pages_exact(p, 2 * kPageSize);
+    });
+}
+
+TEST(page_holds, are_void_in_a_child_of_fork) {
+    quietly([] {
+        char *p = exact(3);
+        ASSERT_EQ(pagoda_object_hold(p, 3 * kPageSize), 0);
+        EXPECT_TRUE(succeeded(in_child([&] {
+            heap_before_fork();
+            heap_after_fork(true);
+            EXPECT_FALSE(pagoda_object_release(p));
+            EXPECT_EQ(pagoda_object_hold(p, 2 * kPageSize), 0) << "with devices of its own";
+            uint64_t reports = misuse_count();
+            free_pages_exact(p + 2 * kPageSize, kPageSize);
+            EXPECT_EQ(misuse_count(), reports);
+            EXPECT_TRUE(pagoda_object_release(p));
+            free_pages_exact(p, 2 * kPageSize);
+            EXPECT_EQ(misuse_count(), reports);
+        })));
+        pagoda_object_release(p);
+        free_pages_exact(p, 3 * kPageSize);
+    });
+}
+
+// Threads begin and end holds of one and of several pages at once, whose rows grow and end under
+// each other; at last nothing is covered, and a page that was freed meanwhile is free.
+TEST(page_holds, of_several_threads_end_together) {
+    quietly([] {
+        constexpr int kThreads = 3;
+        constexpr unsigned kRow = 6;
+        for (int round = 0; round < 20; round++) {
+            char *p = exact(kRow);
+            std::atomic<uint64_t> wrong{0};
+            auto work = [&](unsigned seed) {
+                random_numbers random(seed);
+                uint64_t steps = operations() / (kDebug ? 2000 : 200) / 20;
+                for (uint64_t i = 0; i < steps; i++) {
+                    unsigned at = static_cast<unsigned>(random.below(2));
+                    size_t pages = 1 + random.below(kRow - at);
+                    char *q = p + at * kPageSize;
+                    wrong += pagoda_object_hold(q, pages * kPageSize) != 0;
+                    wrong += !pagoda_object_release(q);
+                }
+            };
+            ASSERT_EQ(pagoda_object_hold(p + 5 * kPageSize, 1), 0);
+            std::vector<std::thread> threads;
+            for (unsigned i = 0; i < kThreads; i++)
+                threads.emplace_back(work, i + 1);
+            for (std::thread &t : threads)
+                t.join();
+            EXPECT_EQ(wrong, 0u);
+            uint64_t reports = misuse_count();
+            free_pages_exact(p, kRow * kPageSize);
+            EXPECT_EQ(misuse_count(), reports + 1) << "the last page is held";
+            EXPECT_TRUE(pagoda_object_release(p + 5 * kPageSize));
+        }
     });
 }
 
