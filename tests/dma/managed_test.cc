@@ -4,7 +4,6 @@
 
 #include <pagoda/io.h>
 #include <pagoda/mm.h>
-#include <pagoda/mm.h>
 #include <pagoda/slab.h>
 #include <thread>
 
