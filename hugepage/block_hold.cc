@@ -72,6 +72,16 @@ int zone::hold_block(uint32_t number) {
     return -ENOMEM;
 }
 
+bool zone::is_ordinary(uint32_t page) {
+    lock_.lock();
+    uint32_t number = page / kPageblockPages;
+    bool begun = number == end_ / kPageblockPages; // the last pageblock, up to the end
+    bool there = page < end_ &&
+                 (begun || (buddy_.block(number).flags & (kBlockOrdinary | kBlockHugetlb)) != 0);
+    unlock();
+    return there;
+}
+
 void zone::unhold_block(uint32_t number) {
     lock_guard g(lock_);
     lock_guard r(reserve_.lock());

@@ -132,6 +132,9 @@ class zone {
     // not the zone's; -ENOMEM. Blocks.
     int hold_block(uint32_t number);
     void unhold_block(uint32_t number);
+    // There is memory of the zone's own behind this page's address: nobody else's, and not given
+    // to somebody who maps other memory there. Blocks.
+    bool is_ordinary(uint32_t page);
     // One of the pageblocks of these pages is held. A hint, but for who keeps purges out.
     bool is_held(uint32_t first, uint32_t count) const;
 

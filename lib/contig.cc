@@ -21,6 +21,12 @@ void give_back(uint32_t first, uint32_t blocks) {
 }
 
 } // namespace
+
+bool contig_has(const void *p) {
+    const pagoda_region *r = area.load(std::memory_order_acquire);
+    return r != nullptr && reinterpret_cast<uintptr_t>(p) - r->start < (r->granules << r->order);
+}
+
 } // namespace pagoda
 
 using namespace pagoda;

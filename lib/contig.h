@@ -4,3 +4,10 @@
 #include "hugepage/base.h"
 
 #include <pagoda/memblock.h>
+
+namespace pagoda {
+
+// p lies in the area.
+bool contig_has(const void *p);
+
+} // namespace pagoda

@@ -4,8 +4,10 @@
 #include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/area_hold.h"
+#include "lib/contig.h"
 #include "lib/heap.h"
 #include "lib/kmem_cache.h"
+#include "lib/memblock.h"
 #include "lib/misuse.h"
 #include "lib/page_hold.h"
 #include "lib/page_run.h"
@@ -363,6 +365,18 @@ void holds_after_fork_in_child() {
 
 using namespace pagoda;
 
+// Free memory of the zone, an area, what was set aside, or nothing of ours.
+static PAGODA_COLD int hold_classless(const void *p, size_t bytes) {
+    if (!heap_ready())
+        return -EFAULT;
+    if (!in_zone(p))
+        return area_hold_object(p, bytes);
+    slow_path scope;
+    bool freed = zone_normal().is_ordinary(static_cast<uint32_t>(page_index(p))) &&
+                 !memblock_has(p) && !contig_has(p);
+    return freed ? -ENOENT : -EFAULT;
+}
+
 static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
     uint8_t cls = class_of_pointer(p);
     if (cls == kClassPages) {
@@ -372,7 +386,7 @@ static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
     if (t_thread.depth != 0)
         return -EAGAIN;
     if (PAGODA_UNLIKELY(cls == kClassNone))
-        return heap_ready() ? area_hold_object(p, bytes) : -EFAULT;
+        return hold_classless(p, bytes);
     if (auto *c = cache_of_pointer(p))
         return hold_slab_object(*c, p, bytes, cls);
     note_any();

@@ -143,6 +143,17 @@ void boot_start() {
         refused("contig=", o.contig_bytes);
 }
 
+bool memblock_has(const void *p) {
+    uint64_t page = align_down(reinterpret_cast<uintptr_t>(p) - g_pagemap.base, kPageSize);
+    if (!boot.areas.covers(page, kPageSize))
+        return false;
+    size_t i = boot.memory.find(page);
+    bool given = boot.closed && boot.memory.covers(page, kPageSize) &&
+                 (boot.memory[i].flags & MEMBLOCK_NOMAP) == 0 &&
+                 !boot.reserved.overlaps(page, kPageSize);
+    return !given;
+}
+
 } // namespace pagoda
 
 using namespace pagoda;

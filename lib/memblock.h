@@ -11,4 +11,7 @@ namespace pagoda {
 // Sets aside what the options boot and contig ask for. Once, when the process starts.
 void boot_start();
 
+// p lies in memory that was set aside, and is not the heap's again.
+bool memblock_has(const void *p);
+
 } // namespace pagoda

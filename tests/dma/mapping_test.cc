@@ -472,6 +472,10 @@ TEST(Mapping, RefusesWhatWasFreed) {
         void *area = vmalloc(3u << 20);
         vfree(area);
         refused(area, 3u << 20);
+        void *run = kvmalloc(70'000, GFP_KERNEL);
+        kvfree(run);
+        heap_trim(0); // or a CPU's cache has it, as if it were in use
+        refused(run, 70'000);
         EXPECT_EQ(dev.counters().bounced, 0u);
         EXPECT_EQ(dev.counters().live_mappings, 0u);
     });

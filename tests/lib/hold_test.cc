@@ -15,6 +15,7 @@
 #include "tests/contents.h"
 #include "tests/unit.h"
 
+#include <pagoda/memblock.h>
 #include <pagoda/mm.h>
 #include <pagoda/slab.h>
 #include <pagoda/vmalloc.h>
@@ -358,6 +359,44 @@ TEST_F(holds, refuse_what_is_no_live_object) {
     unsigned long pages = __get_free_pages(GFP_KERNEL, 1);
     EXPECT_EQ(pagoda_object_hold(at(reinterpret_cast<void *>(pages)) + 1, 2 * kPageSize), -ERANGE);
     free_pages(pages, 1);
+}
+
+// Freed memory is this heap's, and not for anybody to copy or map; what was set aside is somebody
+// else's.
+TEST_F(holds, tell_freed_memory_from_what_was_set_aside) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        for (size_t size : {size_t{512}, size_t{70'000}, kMiB}) {
+            std::vector<void *> all;
+            for (int i = 0; i < 100; i++)
+                all.push_back(heap_alloc(size, GFP_KERNEL));
+            for (void *p : all)
+                heap_free(p, GFP_KERNEL);
+            heap_trim(0);
+            EXPECT_EQ(marked_class(all[50]), kClassNone);
+            EXPECT_EQ(pagoda_object_hold(all[50], size), -ENOENT) << size;
+        }
+        unsigned long page = __get_free_pages(GFP_KERNEL, 0);
+        free_page(page);
+        EXPECT_EQ(pagoda_object_hold(reinterpret_cast<void *>(page), 1), -ENOENT);
+        ASSERT_EQ(pagoda_contig_reserve(2 * kMiB), 0);
+        char *contig = at(pagoda_contig_alloc(kMiB, kPageSize));
+        EXPECT_EQ(pagoda_object_hold(contig, kMiB), -EFAULT);
+        ASSERT_EQ(pagoda_boot_reserve(4 * kMiB), 0);
+        char *boot = at(memblock_alloc(3 * kPageSize, kPageSize));
+        EXPECT_EQ(pagoda_object_hold(boot, kPageSize), -EFAULT);
+        char *given = at(pagoda_memblock_virt(memblock_start_of_DRAM()));
+        EXPECT_EQ(pagoda_object_hold(given, 1), -EFAULT) << "nobody's, but not the heap's yet";
+        memblock_free_all();
+        EXPECT_EQ(pagoda_object_hold(given, 1), -ENOENT);
+        EXPECT_EQ(pagoda_object_hold(boot, kPageSize), -EFAULT) << "this stays";
+        memblock_free_late(memblock_start_of_DRAM() + static_cast<size_t>(boot - given) + kPageSize,
+                           kPageSize);
+        EXPECT_EQ(pagoda_object_hold(boot + kPageSize, 1), -ENOENT);
+        EXPECT_EQ(pagoda_object_hold(boot, kPageSize), -EFAULT);
+        uintptr_t end = g_pagemap.base + (g_pagemap.frontier << kPageShift);
+        EXPECT_EQ(pagoda_object_hold(reinterpret_cast<void *>(end - 1), 1), -EFAULT)
+            << "the zone does not reach so far";
+    })));
 }
 
 TEST_F(holds, are_counted) {
