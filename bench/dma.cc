@@ -7,6 +7,7 @@
 #include "bench/pair.h"
 
 #include <pagoda/dma-mapping.h>
+#include <pagoda/mm.h>
 #include <pagoda/software_device.h>
 
 #include <stdlib.h>
@@ -20,7 +21,7 @@ using bench::use;
 constexpr int kRounds = 200'000;
 
 struct device *dev;
-void *small, *whole_page;
+void *small, *whole_page, *page;
 char foreign[4096];
 
 void malloc_free() {
@@ -38,7 +39,8 @@ void map_unmap(void *p, size_t bytes) {
     }
 }
 void map_small() { map_unmap(small, 64); }
-void map_page() { map_unmap(whole_page, 4096); }
+void map_whole_page() { map_unmap(whole_page, 4096); }
+void map_page() { map_unmap(page, 4096); }
 void bounce() { map_unmap(foreign, 64); }
 void bounce_page() { map_unmap(foreign, 4096); }
 
@@ -49,16 +51,19 @@ int main(int argc, char **argv) {
     dev = pagoda_software_device(nullptr);
     small = malloc(64);
     whole_page = malloc(4096);
-    if (dev == nullptr || small == nullptr || whole_page == nullptr ||
+    page = reinterpret_cast<void *>(__get_free_page(GFP_KERNEL));
+    if (dev == nullptr || small == nullptr || whole_page == nullptr || page == nullptr ||
         dma_set_mask_and_coherent(dev, DMA_BIT_MASK(64)) != 0)
         return 1;
     printf("median ratio of CPU time in %d pairs (quartiles)\n", pairs);
     compare("map and unmap malloc(64) : malloc(64)", map_small, malloc_free, pairs);
-    compare("map and unmap malloc(4096) : malloc(64)", map_page, malloc_free, pairs);
+    compare("map and unmap malloc(4096) : malloc(64)", map_whole_page, malloc_free, pairs);
+    compare("map and unmap alloc_page() : malloc(64)", map_page, malloc_free, pairs);
     compare("64 bytes bounced : malloc(64)", bounce, malloc_free, pairs);
     compare("4096 bytes bounced : malloc(64)", bounce_page, malloc_free, pairs);
     free(small);
     free(whole_page);
+    free_page(reinterpret_cast<unsigned long>(page));
     pagoda_device_close(dev);
     return 0;
 }
