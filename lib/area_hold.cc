@@ -91,8 +91,8 @@ granule_holds *new_record(uint32_t words) {
     return h;
 }
 
-// Notes that p's granule is held. False: it was before.
-int note_held(const void *p, granule *g, bool *fresh) {
+// Notes that p's granule is held.
+int note_held(const void *p, granule *g) {
     for (uint32_t words = 0;;) {
         granule_holds *record = words != 0 ? new_record(words) : nullptr;
         if (words != 0 && record == nullptr)
@@ -106,10 +106,8 @@ int note_held(const void *p, granule *g, bool *fresh) {
             words = (a->granules + 63) / 64;
             *g = granule_at(a, number_of(a, p));
         }
-        if (h != nullptr) {
-            *fresh = !is_set(h, g->number);
+        if (h != nullptr)
             set(h, g->number, true);
-        }
         vmalloc_lock().unlock();
         free_record(unused);
         if (a == nullptr)
@@ -138,6 +136,8 @@ bool area_let_go(vm_area *a) {
     return true;
 }
 
+bool any_area_was_held() { return any_hold.load(std::memory_order_relaxed); }
+
 void area_forget_holds(vm_area *a) {
     if (PAGODA_LIKELY(a->granules_held == nullptr))
         return;
@@ -147,18 +147,14 @@ void area_forget_holds(vm_area *a) {
 
 int area_hold_block(const void *p, void **start, size_t *bytes) {
     granule g = {};
-    bool fresh = false;
-    if (int r = note_held(p, &g, &fresh); r != 0)
+    if (int r = note_held(p, &g); r != 0)
         return r;
     if (!any_hold.load(std::memory_order_relaxed))
         any_hold.store(true, std::memory_order_relaxed);
-    // Its owner sees to it that the area stays. Another thread may have noted the hold, and be
-    // about to do the same.
-    if (!populate_memory(g.at, g.bytes)) {
-        if (fresh)
-            area_release_block(p);
+    // Its owner sees to it that the area stays. Where this fails the hold stays noted, for another
+    // thread may have mapped the granule meanwhile: it costs a question later on.
+    if (!populate_memory(g.at, g.bytes))
         return -ENOMEM;
-    }
     *start = reinterpret_cast<void *>(g.at);
     *bytes = g.bytes;
     return 0;

@@ -19,6 +19,8 @@ struct granule_holds {
 inline bool area_is_held(const vm_area *a) {
     return a->granules_held != nullptr && a->granules_held->count != 0;
 }
+// False: no area is held, nor was one, or only before a fork.
+bool any_area_was_held();
 // An area is in use by a device.
 inline bool area_in_use(const vm_area *a) { return a->holds.load(std::memory_order_acquire) != 0; }
 // Asks the library above for an area that nobody else finds. True: no granule of it is held any

@@ -126,8 +126,9 @@ void free_deferred() {
 }
 
 // The freed area that fits best: its pages serve again. One that is too small costs the pages that
-// it lacks, one that is too large (at most twice) only keeps some idle.
-vm_area *find_cached(size_t bytes, size_t align) {
+// it lacks, one that is too large (at most twice) only keeps some idle. What is held keeps its
+// length, which a guard may not allow.
+vm_area *find_cached(size_t bytes, size_t align, bool guarded) {
     vm_area *best = nullptr;
     size_t best_distance = 0;
     int left = kMaxScan;
@@ -136,7 +137,7 @@ vm_area *find_cached(size_t bytes, size_t align) {
             a->mapped >= bytes ? a->mapped - bytes : kMissingCost * (bytes - a->mapped);
         if (distance > bytes || vm_range::address(a) % align != 0)
             continue;
-        if (a->mapped < bytes && area_is_held(a))
+        if ((guarded ? a->mapped != bytes : a->mapped < bytes) && area_is_held(a))
             continue;
         if (best == nullptr || distance < best_distance) {
             best = a;
@@ -255,13 +256,14 @@ vm_area *oldest_held(bool again) {
 // The same for held areas. Those that the library above does not let go of are asked for once.
 template <class GetLock> uint64_t purge_held(uint64_t keep, bool again, GetLock get_lock) {
     uint64_t done = 0;
-    for (uint64_t asked = 0, there = 0;; asked++) {
+    for (uint64_t asked = 0, there = 0; any_area_was_held(); asked++) {
         if (!may_give_back() || !get_lock(lock))
             return done;
-        for (const vm_area *a = asked == 0 ? cached_oldest : nullptr; a != nullptr; a = a->prev)
+        bool more = kept() + (again ? refused_bytes : 0) > keep;
+        for (const vm_area *a = more && asked == 0 ? cached_oldest : nullptr; a != nullptr;
+             a = a->prev)
             there += area_is_held(a);
-        uint64_t total = kept() + (again ? refused_bytes : 0);
-        vm_area *a = total > keep && asked < there ? oldest_held(again) : nullptr;
+        vm_area *a = more && asked < there ? oldest_held(again) : nullptr;
         if (a != nullptr) {
             uncache(a);
             a->state = vm_state::busy;
@@ -277,6 +279,7 @@ template <class GetLock> uint64_t purge_held(uint64_t keep, bool again, GetLock 
             cache(a, true);
         }
     }
+    return done;
 }
 
 // Maps fewer pages, or more behind the last one.
@@ -331,7 +334,7 @@ void *alloc_area(size_t bytes, size_t align, area_kind kind, gfp_t gfp, bool *ze
     bytes = page_round(bytes);
     lock.lock();
     free_deferred();
-    vm_area *a = find_cached(bytes, align);
+    vm_area *a = find_cached(bytes, align, kind.guarded);
     if (a != nullptr) {
         uncache(a);
         a->state = vm_state::busy;

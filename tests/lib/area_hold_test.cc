@@ -2,6 +2,7 @@
 
 #include "hugepage/options.h"
 #include "hugepage/provider.h"
+#include "hugepage/sys.h"
 #include "hugepage/zone.h"
 #include "lib/heap.h"
 #include "lib/vmalloc.h"
@@ -57,8 +58,10 @@ TEST(area_holds, are_of_the_mapped_part_of_a_granule) {
     in_fresh_heap([] {
         char *p = take(5 * kMiB);
         size_t bytes = 0;
+        EXPECT_FALSE(any_area_was_held()) << "frees look for none";
         EXPECT_EQ(hold(p + 3 * kMiB, &bytes), p + 2 * kMiB);
         EXPECT_EQ(bytes, 2 * kMiB);
+        EXPECT_TRUE(any_area_was_held());
         EXPECT_TRUE(all_resident(p + 2 * kMiB, 2 * kMiB));
         EXPECT_FALSE(resident(p));
         EXPECT_EQ(hold(p + 5 * kMiB - 1, &bytes), p + 4 * kMiB);
@@ -207,6 +210,51 @@ TEST(area_holds, keep_realloc_from_moving_pages) {
         EXPECT_TRUE(intact(less, kMiB, 4));
         EXPECT_TRUE(all_resident(v, 3 * kMiB));
         vfree(less);
+    });
+}
+
+// A second space may have mapped the granule before the first one failed.
+TEST(area_holds, stay_noted_where_memory_is_short) {
+    in_fresh_heap([] {
+        char *p = take(2 * kMiB);
+        if (sys::populate(reinterpret_cast<uintptr_t>(p), kPageSize) != 0)
+            return; // before Linux 5.14: it is done by hand, and does not fail
+        ASSERT_EQ(munmap(p + kMiB, kPageSize), 0);
+        void *start = nullptr;
+        size_t bytes = 0;
+        EXPECT_EQ(pagoda_block_hold(p, &start, &bytes), -ENOMEM);
+        ASSERT_NE(mmap(p + kMiB, kPageSize, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+                  MAP_FAILED);
+        vmalloc_free(p, GFP_KERNEL);
+        EXPECT_EQ(vmalloc_purge(0), 0u);
+        EXPECT_EQ(vmalloc_purge_held(0), 2 * kMiB);
+        EXPECT_EQ(fake_provider::calls, 1) << "that is all it costs";
+    });
+}
+
+// An area behind a guard has the length that it was asked for.
+TEST(area_holds, leave_guarded_areas_to_what_can_be_cut) {
+    in_fresh_heap([] {
+        char *held = static_cast<char *>(vmalloc(8 * kPageSize));
+        char *other = static_cast<char *>(vmalloc(9 * kPageSize));
+        size_t bytes = 0;
+        hold(held, &bytes);
+        vfree(held);
+        vfree(other);
+        fake_provider::willing = false;
+        EXPECT_EQ(vmalloc_purge_held(0), 0u);
+        EXPECT_EQ(fake_provider::calls, 1);
+        void *p = vmalloc(7 * kPageSize);
+        EXPECT_EQ(p, other);
+        void *q = vmalloc(8 * kPageSize);
+        EXPECT_EQ(q, held) << "as long as it is";
+        vfree(q);
+        EXPECT_EQ(vmalloc_purge_held(0), 0u);
+        EXPECT_EQ(fake_provider::calls, 2);
+        mutable_options().dirty_bytes = 0;
+        vfree(p);
+        EXPECT_EQ(fake_provider::calls, 2) << "it was refused";
     });
 }
 
