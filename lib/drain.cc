@@ -304,6 +304,8 @@ class places {
 } // namespace
 
 uint64_t caches_audit() {
+    if (sheaves_in_use() == 0)
+        return 0;
     places all(std::atomic_ref<size_t>(g_pagemap.frontier).load(std::memory_order_acquire));
     if (!all.usable())
         return 0;

@@ -51,27 +51,23 @@ const group *internal(const pagoda_group *g) { return reinterpret_cast<const gro
 
 group *current_group() { return t_thread.group; }
 
-bool group_charge(group *g, uint64_t bytes) {
-    if (g == nullptr)
-        return true;
-    uint64_t usage = g->usage.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-    if (usage > g->limit.load(std::memory_order_relaxed)) {
-        g->usage.fetch_sub(bytes, std::memory_order_relaxed);
-        g->failures.fetch_add(1, std::memory_order_relaxed);
+bool charge_to(group &g, uint64_t bytes) {
+    uint64_t usage = g.usage.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+    if (usage > g.limit.load(std::memory_order_relaxed)) {
+        g.usage.fetch_sub(bytes, std::memory_order_relaxed);
+        g.failures.fetch_add(1, std::memory_order_relaxed);
         return false;
     }
-    uint64_t peak = g->peak.load(std::memory_order_relaxed);
-    while (usage > peak && !g->peak.compare_exchange_weak(peak, usage, std::memory_order_relaxed)) {
+    uint64_t peak = g.peak.load(std::memory_order_relaxed);
+    while (usage > peak && !g.peak.compare_exchange_weak(peak, usage, std::memory_order_relaxed)) {
     }
-    g->references.fetch_add(1, std::memory_order_relaxed);
+    g.references.fetch_add(1, std::memory_order_relaxed);
     return true;
 }
 
-void group_uncharge(group *g, uint64_t bytes) {
-    if (g == nullptr)
-        return;
-    g->usage.fetch_sub(bytes, std::memory_order_relaxed);
-    drop_reference(g);
+void uncharge_from(group &g, uint64_t bytes) {
+    g.usage.fetch_sub(bytes, std::memory_order_relaxed);
+    drop_reference(&g);
 }
 
 uint32_t group_number(const group *g) {

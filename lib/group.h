@@ -19,9 +19,17 @@ struct group {
 // The calling thread's; NULL: it charges nothing.
 group *current_group();
 
-// One object of `bytes` more; false at the limit. NULL is always charged.
-bool group_charge(group *g, uint64_t bytes);
-void group_uncharge(group *g, uint64_t bytes);
+// One object of `bytes` more; false at the limit. NULL is always charged, and without a call to
+// code that malloc does not need otherwise.
+bool charge_to(group &g, uint64_t bytes);
+void uncharge_from(group &g, uint64_t bytes);
+inline bool group_charge(group *g, uint64_t bytes) {
+    return PAGODA_LIKELY(g == nullptr) || charge_to(*g, bytes);
+}
+inline void group_uncharge(group *g, uint64_t bytes) {
+    if (PAGODA_UNLIKELY(g != nullptr))
+        uncharge_from(*g, bytes);
+}
 // A group in 32 bits; 0 is NULL.
 uint32_t group_number(const group *g);
 group *group_of_number(uint32_t number);

@@ -30,7 +30,7 @@ struct local_slot {
     uint8_t depth;
     uint16_t below; // the slot before, + 1
 };
-local_slot local_slots[kSlots];
+constinit local_slot local_slots[kSlots] = {};
 
 // Somebody waits for a slot while its number of waiters is not 0; each freed slot counts.
 struct queue {

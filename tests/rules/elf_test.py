@@ -85,6 +85,21 @@ class Core(Library, unittest.TestCase):
     flags = ["NODELETE", "INITFIRST", "NOW"]
     tls = 64
 
+    def test_what_few_programs_need_lies_apart(self):
+        # The kernel maps 64 KiB around a fault: constants in the tables' segment, or a function at
+        # the end of all code that is called at exit, would bring them into every process.
+        listing = tree.output("readelf", "-W", "-l", self.library)
+        segments = [line.split()[1:] for line in listing.splitlines()
+                    if re.match(r"\s+\d\d .*\.eh_frame\b", line)]
+        for sections in segments:
+            self.assertLessEqual(
+                set(sections), {".eh_frame", ".eh_frame_hdr", ".gcc_except_table"})
+        self.assertTrue(segments)
+        self.assertFalse(self.dynamic("FINI"))
+
+    def test_nothing_is_initialised_at_start(self):
+        self.assertNotIn("_GLOBAL__sub_I_", tree.output("nm", self.library))
+
     def test_the_rule_knows_the_kernels_names(self):
         for name in "kmalloc __kmalloc kvfree kfree vzalloc vfree kmem_cache_alloc krealloc".split():
             self.assertRegex(name, KERNEL_NAMES)
