@@ -2,6 +2,7 @@
 
 #include "tests/dma/edu.h"
 
+#include <pagoda/devres.h>
 #include <pagoda/io.h>
 #include <pagoda/mm.h>
 #include <pagoda/slab.h>
