@@ -199,6 +199,14 @@ PAGODA_EXPORT char *pagoda_devm_kvasprintf(device *dev, gfp_t gfp, const char *f
     return text;
 }
 
+PAGODA_EXPORT char *pagoda_devm_kasprintf(device *dev, gfp_t gfp, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    char *text = pagoda_devm_kvasprintf(dev, gfp, format, arguments);
+    va_end(arguments);
+    return text;
+}
+
 PAGODA_EXPORT int pagoda_devm_add_action(device *dev, void (*action)(void *), void *data) {
     return managed_add(dev->state, action, data);
 }

@@ -53,6 +53,8 @@ void *pagoda_devm_kmemdup(struct device *dev, const void *from, size_t size, gfp
     __attribute__((alloc_size(3), warn_unused_result));
 
 /* Text as printf() makes it. NULL: no memory, or the format cannot be followed. */
+char *pagoda_devm_kasprintf(struct device *dev, gfp_t gfp, const char *format, ...)
+    __attribute__((format(printf, 3, 4), warn_unused_result));
 char *pagoda_devm_kvasprintf(struct device *dev, gfp_t gfp, const char *format, va_list arguments)
     __attribute__((format(printf, 3, 0), warn_unused_result));
 /* 2^order pages that are freed with the device; their address, or 0. Flags as for devm_kmalloc. */
@@ -110,20 +112,8 @@ static inline void *devm_kmemdup_array(struct device *dev, const void *from, siz
     return __builtin_mul_overflow(n, size, &bytes) ? NULL
                                                    : pagoda_devm_kmemdup(dev, from, bytes, gfp);
 }
-static inline char *devm_kvasprintf(struct device *dev, gfp_t gfp, const char *format,
-                                    va_list arguments) {
-    return pagoda_devm_kvasprintf(dev, gfp, format, arguments);
-}
-static inline char *devm_kasprintf(struct device *dev, gfp_t gfp, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static inline char *devm_kasprintf(struct device *dev, gfp_t gfp, const char *format, ...) {
-    va_list arguments;
-    char *text;
-    va_start(arguments, format);
-    text = pagoda_devm_kvasprintf(dev, gfp, format, arguments);
-    va_end(arguments);
-    return text;
-}
+#define devm_kasprintf pagoda_devm_kasprintf
+#define devm_kvasprintf pagoda_devm_kvasprintf
 static inline unsigned long devm_get_free_pages(struct device *dev, gfp_t gfp, unsigned int order) {
     return pagoda_devm_get_free_pages(dev, gfp, order);
 }

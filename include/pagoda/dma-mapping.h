@@ -504,9 +504,8 @@ static inline void *dma_vmap_noncontiguous(struct device *dev, size_t size,
 }
 static inline void dma_vunmap_noncontiguous(struct device *dev, void *p) { (void)dev, (void)p; }
 
-/* Views: memory that was allocated with the functions above, at a second address in this process,
- * for the part of the program that a driver serves. It is the same memory, so the device sees what
- * is written there. */
+/* Views: memory for a device at a second address in this process, for the part of the program that
+ * the driver serves. It is the same memory, so the device sees what is written there. */
 
 /* Maps pages of an allocation into the range: from vma->vm_pgoff on, as many as the range has, with
  * its rights. p, handle and size are those of the allocation. The view ends with

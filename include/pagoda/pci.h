@@ -105,7 +105,13 @@ int pagoda_pci_reset_function(struct pci_dev *pdev);
 
 /* An eventfd that is signalled when the system wants the device back (unbinding, hot unplug): stop
  * using it and close it, the system waits. The same descriptor each time; the device's, do not
- * close it. -ENOSPC: the kernel does not offer it. */
+ * close it. -ENOSPC: the kernel does not offer it. A driver looks at it between two requests, or
+ * polls it beside its interrupts:
+ *
+ *   struct pollfd asked = {pagoda_pci_removal_fd(pdev), POLLIN, 0};
+ *   if (poll(&asked, 1, 0) == 1)
+ *       pagoda_device_close(&pdev->dev);
+ */
 int pagoda_pci_removal_fd(struct pci_dev *pdev);
 /* The same for errors on the bus that the device or its port reported (AER). */
 int pagoda_pci_error_fd(struct pci_dev *pdev);
