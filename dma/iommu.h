@@ -30,7 +30,7 @@ struct iommu_ops {
     int (*windows)(iommu &self, iova_window *out, int capacity);
     // Further entries that map() will accept; UINT64_MAX: no limit is known.
     uint64_t (*entries_left)(iommu &self);
-    // The physical address of memory that cannot move, where !translates; 0: unknown.
+    // The physical address of memory that cannot move, where !translates; 0: unknown, or it can.
     uint64_t (*physical)(iommu &self, uintptr_t at);
     // Everything mapped is gone with it.
     void (*close)(iommu &self);

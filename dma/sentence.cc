@@ -249,11 +249,17 @@ void explain_unmap(writer &put, int error, const facts &f) {
 void explain_physical(writer &put, int error, const facts &f) {
     if (error == EPERM)
         put("the kernel hides physical addresses from this process: no-IOMMU mode needs "
-            "CAP_SYS_ADMIN to read them from /proc/self/pagemap");
+            "CAP_SYS_ADMIN to read them from /proc/self/pagemap, and root to read "
+            "/proc/kpageflags");
     else if (error == EFAULT)
         put("the memory at %#" PRIx64 " is not present, so that it has no physical address", f.at);
+    else if (error == ERANGE)
+        put("the memory at %#" PRIx64 " is not of the hugetlb pool: the kernel may move it, and "
+            "without an IOMMU the device would not notice: reserve more pages of 2 MiB in "
+            "/proc/sys/vm/nr_hugepages",
+            f.at);
     else
-        common(put, "reading /proc/self/pagemap", error, f);
+        common(put, "reading /proc/self/pagemap and /proc/kpageflags", error, f);
 }
 
 void explain_bar_map(writer &put, int error, const facts &f) {

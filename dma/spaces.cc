@@ -92,7 +92,7 @@ const char *sentence(int error) {
     case -ENODEV:
         return "no device is open";
     case -ERANGE:
-        return "without an IOMMU, memory at such low physical addresses cannot be chosen";
+        return "without an IOMMU, the hugetlb pool has no memory at such low physical addresses";
     case -ENOSPC:
         return "no such low device addresses are free";
     default:

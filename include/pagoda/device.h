@@ -29,15 +29,18 @@ enum pagoda_iommu {
     PAGODA_IOMMU_ANY,     /* iommufd where the kernel has it, else type1; never NONE */
     PAGODA_IOMMU_TYPE1,   /* VFIO container and group */
     PAGODA_IOMMU_IOMMUFD, /* /dev/iommu and the device's own node */
-    PAGODA_IOMMU_NONE, /* VFIO's no-IOMMU mode: the device can reach all of the machine's memory */
+    /* VFIO's no-IOMMU mode: the device can reach all of the machine's memory. The program's, for
+     * it, is of the hugetlb pool alone: other pages move, and the device is not told. */
+    PAGODA_IOMMU_NONE,
     PAGODA_IOMMU_SOFTWARE, /* the software IOMMU of pagoda_software_device() */
 };
 
 /* Opens the PCI device at `where`: an address ("0000:00:04.0", "00:04.0") or vendor:device
- * ("1234:11e8", the first that is bound to vfio-pci). The device is reset and left without bus
- * mastering; its memory space is on. Devices of one process share an address space where their
- * IOMMU lets them. Returns NULL on failure: errno says which, and pagoda_device_error() says what
- * to do about it. May block; allocates. Not after fork in the child. */
+ * ("1234:11e8", the first that is bound to vfio-pci or a variant of it). The device is reset and
+ * left without bus mastering; its memory space is on. Devices of one process share an address space
+ * where their IOMMU lets them. Returns NULL on failure: errno says which, and pagoda_device_error()
+ * says what to do about it. May block; allocates. A child of fork opens devices of its own, but
+ * none that its parent still has. */
 struct device *pagoda_device_open(const char *where, enum pagoda_iommu iommu);
 
 /* Closes it: bus mastering off, interrupts off, managed resources released (their actions still

@@ -70,12 +70,14 @@ int pagoda_pci_bar_read(struct pci_dev *pdev, int bar, uint64_t offset, void *to
 int pagoda_pci_bar_write(struct pci_dev *pdev, int bar, uint64_t offset, const void *from,
                          size_t bytes);
 /* A file descriptor for another process, over a socket or by inheritance, which maps the BAR by it:
- * mmap(NULL, *bytes, ..., MAP_SHARED, fd, *offset). It closes on exec. The device stays open as
- * long as anybody has it. Or -errno. */
+ * mmap(NULL, *bytes, ..., MAP_SHARED, fd, *offset), from its beginning on; *bytes are fewer than
+ * the BAR has where the rest cannot be mapped. It closes on exec. The device stays open as long as
+ * anybody has it. Or -errno: -ENXIO: no such BAR; -EOPNOTSUPP: its beginning cannot be mapped. */
 int pagoda_pci_bar_fd(struct pci_dev *pdev, int bar, uint64_t *offset, uint64_t *bytes);
 
 /* Claims all BARs that there are (-1), or one, for the driver `name`, as request_mem_region() does
- * with addresses. All or nothing. -EBUSY. */
+ * with addresses. All or nothing. 0, also where the device has not this one of its six BARs;
+ * -EBUSY; -ENXIO: no number of a BAR. */
 int pagoda_pci_request_region(struct pci_dev *pdev, int bar, const char *name);
 void pagoda_pci_release_region(struct pci_dev *pdev, int bar);
 

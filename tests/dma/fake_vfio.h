@@ -6,10 +6,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <errno.h>
 #include <fcntl.h>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <linux/vfio.h>
 #include <map>
 #include <set>
@@ -46,6 +48,7 @@ class fake_vfio {
         for (const char *file : {"status", "pagemap"})
             std::filesystem::create_symlink(std::string("/proc/self/") + file,
                                             root + "/proc/self/" + file);
+        std::filesystem::create_symlink("/proc/kpageflags", root + "/proc/kpageflags");
         add_device(kEdu, "0x1234", "0x11e8", 5);
         dma::os::play(root.c_str(), answer);
     }
@@ -117,16 +120,19 @@ class fake_vfio {
                                                           {0xfef00000, 0x7fffffffff}};
     uint64_t page_sizes = 0x40201000;
     uint32_t entries = 65535;
+    uint64_t alignment = 4096; // of what iommufd maps
     bool viable = true, noiommu = false, can_share = true, can_reset = true;
-    bool sparse = false;
+    // The parts of BAR 0 that can be mapped; none: all of it.
+    std::vector<vfio_region_sparse_mmap_area> sparse;
     struct mapping {
         uint64_t bytes, at;
         uint32_t flags;
     };
     std::map<uint64_t, mapping> mapped; // in all address spaces
     std::map<unsigned, std::vector<int>> interrupts;
-    unsigned messages = 4; // how many MSI-X the device has, 0: none
-    unsigned grants = 64;  // how many of them the system gives
+    unsigned messages = 4;           // how many MSI-X the device has, 0: none
+    unsigned grants = 64;            // how many of them the system gives
+    std::function<void()> while_set; // called as interrupts are being set
     int resets = 0, unmasked = 0, containers = 0;
 
   private:
@@ -240,13 +246,13 @@ class fake_vfio {
         auto *out = *reinterpret_cast<std::pair<uint64_t, uint64_t> **>(w + 4);
         uint32_t capacity = w[2];
         w[2] = static_cast<uint32_t>(windows.size());
-        *reinterpret_cast<uint64_t *>(w + 6) = 4096;
+        *reinterpret_cast<uint64_t *>(w + 6) = alignment;
         for (uint32_t i = 0; i < capacity && i < windows.size(); i++)
             out[i] = windows[i];
         return windows.size() > capacity ? -EMSGSIZE : 0;
     }
     long map(uint64_t iova, mapping m, long overlap) {
-        if (m.bytes == 0 || iova % 4096 != 0 || m.bytes % 4096 != 0)
+        if (m.bytes == 0 || iova % alignment != 0 || m.bytes % alignment != 0)
             return -EINVAL;
         if (mapped.size() >= entries)
             return -ENOSPC;
@@ -275,8 +281,9 @@ class fake_vfio {
         return 0;
     }
     long region(vfio_region_info *r) {
-        constexpr uint32_t kSparse =
-            sizeof(vfio_region_info_cap_sparse_mmap) + 2 * sizeof(vfio_region_sparse_mmap_area);
+        auto list_bytes =
+            static_cast<uint32_t>(sizeof(vfio_region_info_cap_sparse_mmap) +
+                                  sparse.size() * sizeof(vfio_region_sparse_mmap_area));
         uint32_t room = r->argsz;
         r->flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
         r->argsz = sizeof *r;
@@ -285,18 +292,17 @@ class fake_vfio {
             r->offset = 0;
             r->size = kBarBytes;
             r->flags |= VFIO_REGION_INFO_FLAG_MMAP;
-            if (!sparse)
+            if (sparse.empty())
                 return 0;
             r->flags |= VFIO_REGION_INFO_FLAG_CAPS;
-            r->argsz = sizeof *r + kSparse;
+            r->argsz = static_cast<uint32_t>(sizeof *r) + list_bytes;
             r->cap_offset = room < r->argsz ? 0 : sizeof *r;
             if (room < r->argsz)
                 return 0;
-            auto *sparse_list = reinterpret_cast<vfio_region_info_cap_sparse_mmap *>(r + 1);
-            sparse_list->header = {VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0};
-            sparse_list->nr_areas = 2;
-            sparse_list->areas[0] = {0, 4096};
-            sparse_list->areas[1] = {8192, kBarBytes - 8192};
+            auto *list = reinterpret_cast<vfio_region_info_cap_sparse_mmap *>(r + 1);
+            list->header = {VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, 0};
+            list->nr_areas = static_cast<uint32_t>(sparse.size());
+            std::copy(sparse.begin(), sparse.end(), list->areas);
             return 0;
         }
         case VFIO_PCI_BAR2_REGION_INDEX:
@@ -330,6 +336,8 @@ class fake_vfio {
         if ((set->flags & VFIO_IRQ_SET_ACTION_UNMASK) != 0) {
             unmasked++;
         } else if ((set->flags & VFIO_IRQ_SET_DATA_EVENTFD) != 0) {
+            if (while_set)
+                while_set();
             if (set->count > grants)
                 return grants;
             interrupts[set->index].assign(fds, fds + set->count);

@@ -1,5 +1,7 @@
 #include "dma/noiommu.h"
 
+#include "dma/device.h"
+
 #include "tests/dma/fake_vfio.h"
 #include "tests/unit.h"
 
@@ -11,8 +13,9 @@ using namespace pagoda::test;
 
 namespace {
 
-// A record of /proc/self/pagemap for each page from 0 on.
+// Of a page's record in /proc/self/pagemap, and of a frame's in /proc/kpageflags.
 constexpr uint64_t kPresent = uint64_t{1} << 63;
+constexpr uint64_t kHuge = uint64_t{1} << 17, kTransparent = uint64_t{1} << 22;
 
 struct noiommu : ::testing::Test {
     fake_vfio kernel;
@@ -21,22 +24,27 @@ struct noiommu : ::testing::Test {
     uintptr_t play(const std::function<uint64_t(uint64_t)> &entry) {
         uint64_t page = static_cast<uint64_t>(getpagesize());
         uint64_t first = reinterpret_cast<uint64_t>(&page) / page - 1024;
-        kernel.remove("/proc/self/pagemap");
-        kernel.write("/proc/self/pagemap", "");
-        std::filesystem::resize_file(kernel.root + "/proc/self/pagemap", (first + 2048) * 8);
+        play_file("/proc/self/pagemap", first, entry);
+        return first * page;
+    }
+    // A file of words, of which the 2048 from the `first` on are these.
+    void play_file(const char *path, uint64_t first,
+                   const std::function<uint64_t(uint64_t)> &entry) {
+        kernel.remove(path);
+        kernel.write(path, "");
+        std::filesystem::resize_file(kernel.root + path, (first + 2048) * 8);
         std::string entries(2048 * 8, 0);
         for (uint64_t i = 0; i < 2048; i++) {
             uint64_t e = entry(i);
             memcpy(&entries[i * 8], &e, 8);
         }
-        kernel.patch("/proc/self/pagemap", first * 8, entries);
-        return first * page;
+        kernel.patch(path, first * 8, entries);
     }
 };
 
 } // namespace
 
-TEST_F(noiommu, physical_addresses_are_the_page_table_s) {
+TEST_F(noiommu, maps_nothing_and_refuses_ordinary_memory) {
     if (geteuid() != 0)
         GTEST_SKIP() << "only root sees physical addresses";
     int error = 0;
@@ -52,7 +60,8 @@ TEST_F(noiommu, physical_addresses_are_the_page_table_s) {
     EXPECT_EQ(back_end->ops->unmap(*back_end, 0, 4096), -EOPNOTSUPP);
     EXPECT_NE(strstr(pagoda_device_error(), "physical addresses"), nullptr);
     static char bytes[1] = {1};
-    EXPECT_NE(back_end->ops->physical(*back_end, reinterpret_cast<uintptr_t>(bytes)), 0u);
+    EXPECT_EQ(back_end->ops->physical(*back_end, reinterpret_cast<uintptr_t>(bytes)), 0u);
+    EXPECT_EQ(errno, ERANGE) << pagoda_device_error();
     back_end->ops->close(*back_end);
     EXPECT_EQ(fcntl(container, F_GETFD), -1) << "the container is closed with it";
 }
@@ -70,6 +79,7 @@ TEST_F(noiommu, without_the_right_to_see_frames_there_is_none) {
 TEST_F(noiommu, frames_of_absent_pages_are_unknown) {
     uint64_t page = static_cast<uint64_t>(getpagesize());
     uintptr_t at = play([](uint64_t i) { return kPresent | (0x1000 + i); });
+    play_file("/proc/kpageflags", 0x1000, [](uint64_t) { return kHuge; });
     int error = 0;
     iommu *back_end = noiommu_create(container, &error);
     ASSERT_NE(back_end, nullptr) << pagoda_device_error();
@@ -80,9 +90,35 @@ TEST_F(noiommu, frames_of_absent_pages_are_unknown) {
     back_end->ops->close(*back_end);
 }
 
-TEST_F(noiommu, no_page_table_no_mode) {
-    kernel.remove("/proc/self/pagemap");
+TEST_F(noiommu, memory_that_can_move_has_no_physical_address) {
+    uintptr_t at = play([](uint64_t i) { return kPresent | (i == 3 ? 0x9000 : 0x1000 + i); });
+    play_file("/proc/kpageflags", 0x1000, [](uint64_t i) {
+        return i == 0 ? kHuge : i == 1 ? kTransparent : 0;
+    });
+    int error = 0;
+    iommu *back_end = noiommu_create(container, &error);
+    ASSERT_NE(back_end, nullptr) << pagoda_device_error();
+    uint64_t page = static_cast<uint64_t>(getpagesize());
+    EXPECT_EQ(back_end->ops->physical(*back_end, at), 0x1000 * page);
+    for (uint64_t i : {1, 2}) {
+        errno = 0;
+        EXPECT_EQ(back_end->ops->physical(*back_end, at + i * page), 0u) << i;
+        EXPECT_EQ(errno, ERANGE);
+        EXPECT_NE(strstr(pagoda_device_error(), "nr_hugepages"), nullptr) << pagoda_device_error();
+        EXPECT_TRUE(sentence_is_kept(ENOMEM)) << "an allocation ends with this sentence";
+    }
+    EXPECT_EQ(back_end->ops->physical(*back_end, at + 3 * page), 0u) << "nothing is said of it";
+    EXPECT_EQ(errno, EIO);
+    back_end->ops->close(*back_end);
+}
+
+TEST_F(noiommu, without_what_tells_of_memory_there_is_none) {
+    kernel.remove("/proc/kpageflags");
     int error = 0;
     EXPECT_EQ(noiommu_create(container, &error), nullptr);
+    EXPECT_EQ(error, -ENOENT);
+    kernel.write("/proc/kpageflags", "");
+    kernel.remove("/proc/self/pagemap");
+    EXPECT_EQ(noiommu_create(os::open("/dev/vfio/vfio", O_RDWR), &error), nullptr);
     EXPECT_EQ(error, -ENOENT);
 }

@@ -110,6 +110,7 @@ TEST(sentence, no_iommu_mode_is_root_s_and_must_be_on) {
     expect_words(text(step::group_node, EBUSY, f), {"in use"});
     expect_words(text(step::physical, EPERM, f), {"CAP_SYS_ADMIN", "pagemap"});
     expect_words(text(step::physical, EFAULT, f), {"not present"});
+    expect_words(text(step::physical, ERANGE, f), {"may move it", "/proc/sys/vm/nr_hugepages"});
     expect_words(text(step::map, EOPNOTSUPP, f), {"no-IOMMU", "physical addresses"});
 }
 

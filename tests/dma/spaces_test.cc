@@ -62,7 +62,7 @@ TEST(spaces, what_one_space_refuses_is_in_none) {
     device_ptr physical = software({.no_iommu = true});
     EXPECT_EQ(dma::spaces_provide(heap.at, heap.bytes(), 24, &address), -ERANGE);
     EXPECT_STREQ(dma::spaces_reason(),
-                 "without an IOMMU, memory at such low physical addresses cannot be chosen");
+                 "without an IOMMU, the hugetlb pool has no memory at such low physical addresses");
     dma::spaces_withdraw(heap.at, heap.bytes()); // nothing is there
 }
 
