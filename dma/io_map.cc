@@ -35,7 +35,7 @@ void *refuse(const bus &b, int bar, step at, int error, uint64_t offset) {
 
 // Ends the mappings that `which` is true for; how many.
 template <class F> int end(F which) {
-    int ended = 0;
+    mapping *taken = nullptr;
     pthread_mutex_lock(&g_lock);
     for (mapping **at = &g_mappings; *at != nullptr;) {
         mapping *m = *at;
@@ -44,11 +44,16 @@ template <class F> int end(F which) {
             continue;
         }
         *at = m->next;
-        os::unmap(m->first, m->bytes);
-        kfree(m);
-        ended++;
+        m->next = taken;
+        taken = m;
     }
     pthread_mutex_unlock(&g_lock);
+    int ended = 0;
+    for (; mapping *m = taken; ended++) {
+        taken = m->next;
+        os::unmap(m->first, m->bytes);
+        kfree(m);
+    }
     return ended;
 }
 
@@ -216,8 +221,10 @@ PAGODA_EXPORT int pagoda_pci_bar_fd(pci_dev *pdev, int bar, uint64_t *offset, ui
     bus *b = region_of(pdev, bar, 0, 0, &error);
     if (b == nullptr)
         return error;
-    *offset = b->regions[bar].offset + b->regions[bar].map_first;
-    *bytes = b->regions[bar].map_bytes;
+    // A part that begins elsewhere would be taken for the BAR's beginning.
+    const vfio::region &r = b->regions[bar];
+    *offset = r.offset;
+    *bytes = r.map_first == 0 ? r.map_bytes : 0;
     int fd = *bytes == 0 ? -EOPNOTSUPP : os::duplicate(b->at.device);
     if (fd < 0)
         refuse(*b, bar, step::bar_map, -fd, 0);

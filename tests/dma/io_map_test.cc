@@ -82,6 +82,25 @@ TEST_F(io_map_test, another_process_maps_it_by_descriptor) {
     EXPECT_EQ(pagoda_pci_bar_fd(pci, 1, &offset, &bytes), -ENXIO);
 }
 
+TEST_F(io_map_test, a_descriptor_is_for_the_beginning_of_a_bar) {
+    close();
+    kernel.sparse = {{0, 4096}, {8192, kBarBytes - 8192}};
+    dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
+    uint64_t offset = 0, bytes = 0;
+    EXPECT_EQ(pagoda_pci_bar_fd(to_pci_dev(dev), 0, &offset, &bytes), -EOPNOTSUPP)
+        << "the largest part is not its beginning";
+    EXPECT_TRUE(said("MSI-X")) << pagoda_device_error();
+    close();
+    kernel.sparse = {{0, kBarBytes - 8192}, {kBarBytes - 4096, 4096}};
+    dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
+    pci = to_pci_dev(dev);
+    int fd = pagoda_pci_bar_fd(pci, 0, &offset, &bytes);
+    EXPECT_GE(fd, 0) << pagoda_device_error();
+    EXPECT_EQ(offset, 0u);
+    EXPECT_EQ(bytes, kBarBytes - 8192);
+    ::close(fd);
+}
+
 TEST_F(io_map_test, what_is_no_bar_is_refused) {
     EXPECT_EQ(ioremap(0xa0000, 0x20000), nullptr) << "the old video memory";
     EXPECT_EQ(errno, ENXIO);
@@ -119,7 +138,7 @@ TEST_F(io_map_test, no_cached_mapping_and_combining_where_the_system_has_it) {
 
 TEST_F(io_map_test, the_table_of_messages_is_left_out) {
     close();
-    kernel.sparse = true; // pages 0 and 2 to the end; the second is the table's
+    kernel.sparse = {{0, 4096}, {8192, kBarBytes - 8192}}; // the second page is the table's
     dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
     pci = to_pci_dev(dev);
     EXPECT_EQ(pci_iomap(pci, 0, 0), nullptr);
