@@ -64,31 +64,37 @@ void push(managed *list, item *i) {
     pthread_mutex_unlock(&list->lock);
 }
 
-// Takes the newest item for which `which` is true out of the list; NULL: none.
-template <class F> item *take(managed *list, F which) {
+// Takes the newest item for which `which` is true out of the list; NULL: none. `instead` gets its
+// place where it is not NULL.
+template <class F> item *take(managed *list, F which, item *instead = nullptr) {
     item *found = nullptr;
     pthread_mutex_lock(&list->lock);
     for (item **at = &list->newest; *at != nullptr; at = &(*at)->older)
         if (which(*at)) {
             found = *at;
             *at = found->older;
+            if (instead != nullptr) {
+                instead->older = found->older;
+                *at = instead;
+            }
             break;
         }
     pthread_mutex_unlock(&list->lock);
     return found;
 }
 
-item *take_memory(pagoda_device_state *state, const void *p) {
+item *take_memory(pagoda_device_state *state, const void *p, item *instead = nullptr) {
     managed *list = list_of(state); // not the parent's, whose lock may be held for ever
     if (list == nullptr)
         return nullptr;
-    item *found = take(list, [p](item *i) { return i->release == nullptr && memory_of(i) == p; });
+    item *found = take(
+        list, [p](item *i) { return i->release == nullptr && memory_of(i) == p; }, instead);
     if (found == nullptr)
         fail(EINVAL, "%p is not memory of devm_kmalloc() for this device", p);
     return found;
 }
 
-item *new_memory(managed *list, size_t size, gfp_t gfp) {
+item *new_memory(size_t size, gfp_t gfp) {
     size_t bytes;
     auto *i = __builtin_add_overflow(size, sizeof(item), &bytes)
                   ? nullptr
@@ -97,7 +103,6 @@ item *new_memory(managed *list, size_t size, gfp_t gfp) {
         return nullptr;
     i->release = nullptr;
     i->bytes = size;
-    push(list, i);
     return i;
 }
 
@@ -109,7 +114,7 @@ int managed_add(pagoda_device_state *state, void (*release)(void *data), void *d
         return -errno;
     auto *i = static_cast<item *>(kzalloc(sizeof(item), GFP_KERNEL));
     if (i == nullptr)
-        return -ENOMEM;
+        return fail(ENOMEM, "%s: no memory for one more managed resource", state->name);
     i->release = release;
     i->data = data;
     push(list, i);
@@ -145,22 +150,23 @@ using namespace pagoda::dma;
 
 PAGODA_EXPORT void *pagoda_devm_kmalloc(device *dev, size_t size, gfp_t gfp) {
     managed *list = list_of(dev->state);
-    item *i = list == nullptr ? nullptr : new_memory(list, size, gfp);
-    return i == nullptr ? nullptr : memory_of(i);
+    item *i = list == nullptr ? nullptr : new_memory(size, gfp);
+    if (i == nullptr)
+        return nullptr;
+    push(list, i);
+    return memory_of(i);
 }
 
 PAGODA_EXPORT void *pagoda_devm_krealloc(device *dev, void *p, size_t size, gfp_t gfp) {
-    managed *list = list_of(dev->state);
-    if (list == nullptr)
-        return nullptr;
     if (p == nullptr)
         return pagoda_devm_kmalloc(dev, size, gfp);
-    item *old = take_memory(dev->state, p);
-    if (old == nullptr)
+    item *made = new_memory(size, gfp);
+    if (made == nullptr)
         return nullptr;
-    item *made = new_memory(list, size, gfp);
-    if (made == nullptr) {
-        push(list, old);
+    // What was managed after the old one may use it: so the new one is released when it would be.
+    item *old = take_memory(dev->state, p, made);
+    if (old == nullptr) {
+        kfree(made);
         return nullptr;
     }
     memcpy(memory_of(made), p, pagoda::min_of(old->bytes, size));

@@ -39,9 +39,9 @@ static inline bool IS_ERR_OR_NULL(const void *p) { return p == NULL || IS_ERR(p)
  */
 void *pagoda_devm_kmalloc(struct device *dev, size_t size, gfp_t gfp)
     __attribute__((alloc_size(2), warn_unused_result));
-/* Changes the size; contents as krealloc has it, and a new place in the order of release only if it
- * moves. p is NULL (a new one) or of devm_kmalloc for this device; anything else gives NULL with
- * EINVAL. */
+/* Changes the size; contents as krealloc has it. It keeps its place in the order of release, and on
+ * failure (NULL) all that it was. p is NULL (a new one) or of devm_kmalloc for this device;
+ * anything else gives NULL with EINVAL. */
 void *pagoda_devm_krealloc(struct device *dev, void *p, size_t size, gfp_t gfp)
     __attribute__((alloc_size(3), warn_unused_result));
 /* Frees one before its time. NULL is ignored. What is not of devm_kmalloc for this device is left

@@ -1,10 +1,12 @@
 #include "dma/managed.h"
 
+#include "lib/heap.h"
 #include "tests/dma/edu.h"
 
 #include <pagoda/devres.h>
 #include <pagoda/io.h>
 #include <pagoda/mm.h>
+#include <pagoda/pagoda.h>
 #include <pagoda/slab.h>
 #include <thread>
 
@@ -78,6 +80,63 @@ TEST_F(managed_test, memory_can_change_its_size) {
     int here = 0;
     EXPECT_EQ(devm_krealloc(dev, &here, 3, GFP_KERNEL), nullptr);
     EXPECT_EQ(errno, EINVAL);
+}
+
+TEST_F(managed_test, memory_that_changes_its_size_is_released_after_what_uses_it) {
+    static uint64_t live;
+    for (size_t size : {too_much + 0, size_t{600000}}) {
+        void *memory = devm_kmalloc(dev, 300000, GFP_KERNEL);
+        EXPECT_EQ(devm_add_action(
+                      dev, [](void *) { live = pagoda::heap_get_stats().live_bytes; }, nullptr),
+                  0);
+        EXPECT_EQ(devm_krealloc(dev, memory, size, GFP_KERNEL) == nullptr, size == too_much);
+        uint64_t before = pagoda::heap_get_stats().live_bytes;
+        close();
+        EXPECT_GT(live + 200000, before) << "the memory was gone before the action";
+        EXPECT_LT(pagoda::heap_get_stats().live_bytes, before - 200000);
+        dev = pagoda_device_open(kEdu, PAGODA_IOMMU_TYPE1);
+        ASSERT_NE(dev, nullptr);
+    }
+}
+
+TEST_F(managed_test, without_memory_every_step_says_so) {
+    static int left;
+    int steps = 0;
+    for (void *bar = nullptr; bar == nullptr; steps++) {
+        left = steps;
+        pagoda_set_failure_hook([](size_t, gfp_t, void *) { return left-- == 0; }, nullptr);
+        errno = 0;
+        bar = devm_ioremap_resource(dev, &pci->resource[0]);
+        pagoda_set_failure_hook(nullptr, nullptr);
+        ASSERT_NE(bar, nullptr) << steps;
+        if (!IS_ERR(bar))
+            break;
+        EXPECT_EQ(PTR_ERR(bar), -ENOMEM) << steps;
+        EXPECT_EQ(errno, ENOMEM);
+        bar = nullptr;
+    }
+    EXPECT_GE(steps, 4) << "a claim, a mapping, and the end of each";
+    pagoda_set_failure_hook([](size_t, gfp_t, void *) { return true; }, nullptr);
+    errno = 0;
+    EXPECT_EQ(devm_add_action(dev, note, numbers), -ENOMEM);
+    EXPECT_EQ(errno, ENOMEM);
+    pagoda_set_failure_hook(nullptr, nullptr);
+    EXPECT_TRUE(said("no memory for one more managed resource")) << pagoda_device_error();
+}
+
+TEST_F(managed_test, a_claim_that_was_released_by_hand_is_not_released_twice) {
+    ASSERT_FALSE(IS_ERR(devm_ioremap_resource(dev, &pci->resource[0])));
+    release_mem_region(kBarAt, kBarBytes); // frees what the claim was in
+    std::vector<void *> others;
+    for (int i = 0; i < 100; i++)
+        others.push_back(memset(kmalloc(64, GFP_KERNEL), 0x11, 64));
+    resource *other = request_mem_region(kBarAt + 0x1000, 0x1000, "other");
+    ASSERT_NE(other, nullptr);
+    close();
+    EXPECT_TRUE(said("1048576 bytes at 0xfe000000 are not what one claim made"))
+        << pagoda_device_error();
+    for (void *p : others)
+        kfree(p);
 }
 
 TEST_F(managed_test, mappings_and_claims_of_resources) {
