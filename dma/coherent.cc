@@ -195,7 +195,7 @@ PAGODA_EXPORT void *pagoda_dmam_alloc(device *dev, size_t bytes, dma_addr_t *han
 }
 
 PAGODA_EXPORT void pagoda_dmam_free(device *dev, size_t bytes, void *p, dma_addr_t handle) {
-    if (p == nullptr)
+    if (p == nullptr || dev->state->space->dead())
         return;
     bool right = false;
     {

@@ -70,9 +70,8 @@ void device_destroy(pagoda_device_state *state) {
     pools_forget(*state);
     space *s = state->space;
     state->set_gone();
-    bool mine = !s->dead();
     debug_forget(*state);
-    if (uint64_t live = mappings_forget(*state); mine && live != 0)
+    if (uint64_t live = mappings_forget(*state); live != 0)
         complain("%s is closed with %llu streaming mappings that were not undone", state->name,
                  static_cast<unsigned long long>(live));
     if (s->detach(state)) {
@@ -80,7 +79,7 @@ void device_destroy(pagoda_device_state *state) {
         space::destroy(s);
         // The memory itself stays: the program may still use it.
         views_forget(s);
-        if (uint64_t left = ledger_forget(s); mine && left != 0)
+        if (uint64_t left = ledger_forget(s); left != 0)
             complain("%s is closed with %llu pieces of memory for it that were not freed",
                      state->name, static_cast<unsigned long long>(left));
     }
@@ -95,6 +94,10 @@ PAGODA_EXPORT void pagoda_device_close(device *dev) {
     if (dev == nullptr)
         return;
     pagoda_device_state *state = dev->state;
+    // A parent's: its memory, descriptors and callbacks are not this process's business, and
+    // another thread may have had its locks.
+    if (state->space->dead())
+        return;
     if (state->on_close != nullptr) {
         state->on_close(state);
         return;

@@ -277,6 +277,8 @@ PAGODA_EXPORT void pagoda_dmam_pool_destroy(dma_pool *of) {
     if (of == nullptr)
         return;
     pagoda_device_state *s = internal(of).device;
+    if (s != nullptr && s->space->dead())
+        return; // a fork parent's: it is not there
     if (s == nullptr || !managed_remove(s, end_managed, of))
         complain("dmam_pool_destroy: %p is no managed dma_pool", static_cast<void *>(of));
     else

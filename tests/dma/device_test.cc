@@ -1,8 +1,13 @@
 #include "dma/device.h"
 
+#include "dma/complain.h"
 #include "tests/dma/devices.h"
+#include "tests/dma/soft.h"
 
 #include <errno.h>
+#include <pagoda/devres.h>
+#include <pagoda/dma-mapping.h>
+#include <pagoda/dmapool.h>
 #include <thread>
 
 namespace pagoda::test {
@@ -73,6 +78,39 @@ TEST(device, the_devices_of_a_space_are_all_gone_in_a_child) {
         one.reset();
     })));
     EXPECT_FALSE(one->state->gone.load());
+}
+
+// Nothing of the parent's is called, freed or waited for.
+TEST(device, closing_a_parent_s_in_a_child_does_nothing) {
+    device_ptr d = software();
+    void (*released)(void *) = [](void *) { dma::complain("released"); };
+    EXPECT_EQ(devm_add_action(d.get(), released, nullptr), 0);
+    dma_addr_t at = 0;
+    void *memory = dmam_alloc_coherent(d.get(), 4096, &at, GFP_KERNEL);
+    ASSERT_NE(memory, nullptr) << pagoda_device_error();
+    dma_pool *blocks = dmam_pool_create("blocks", d.get(), 64, 64, 0);
+    ASSERT_NE(blocks, nullptr) << pagoda_device_error();
+    child_end end = in_child([&] {
+        dmam_free_coherent(d.get(), 4096, memory, at);
+        dmam_pool_destroy(blocks);
+        pagoda_device_close(d.release());
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.errors, "");
+    end = in_child([&] { d.reset(); });
+    EXPECT_EQ(end.errors, "");
+    d->state->on_close = [](pagoda_device_state *) { dma::complain("the child closed it"); };
+    end = in_child([&] { d.reset(); });
+    EXPECT_EQ(end.errors, "");
+    d->state->on_close = nullptr;
+    dmam_free_coherent(d.get(), 4096, memory, at);
+    dmam_pool_destroy(blocks);
+    devm_remove_action(d.get(), released, nullptr);
+    end = in_child([&] { // a device of the child's own is closed as ever
+        device_ptr own = software();
+        EXPECT_EQ(devm_add_action(own.get(), released, nullptr), 0);
+    });
+    EXPECT_TRUE(end.said("released")) << end.errors;
 }
 
 } // namespace
