@@ -18,15 +18,20 @@ namespace pagoda::dma {
 namespace {
 
 pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER;
-pthread_once_t g_fork_handlers = PTHREAD_ONCE_INIT;
+bool g_watches_forks; // changed with attach_lock()
 bus *g_buses;
 
+// A child closes what devices have open: so nobody changes what that is meanwhile.
 void before_fork() {
     attach_lock();
     pthread_mutex_lock(&g_lock);
+    for (bus *b = g_buses; b != nullptr; b = b->next)
+        pthread_mutex_lock(&b->lock);
 }
 
 void after_fork() {
+    for (bus *b = g_buses; b != nullptr; b = b->next)
+        pthread_mutex_unlock(&b->lock);
     pthread_mutex_unlock(&g_lock);
     attach_unlock();
 }
@@ -40,14 +45,20 @@ void in_child() {
         b->at.device = -1;
         b->irqs.forget();
     }
-    g_buses = nullptr;
     attach_forget();
     io_map_forget();
     claims_forget();
     after_fork();
+    g_buses = nullptr;
 }
 
-void watch_forks() { pthread_atfork(before_fork, after_fork, in_child); }
+// With attach_lock(). 0 or -ENOMEM.
+int watch_forks() {
+    if (!g_watches_forks && pthread_atfork(before_fork, after_fork, in_child) != 0)
+        return fail(ENOMEM, "no memory to hear of forks");
+    g_watches_forks = true;
+    return 0;
+}
 
 void describe(bus &b) {
     pci_dev &pci = b.pci;
@@ -107,7 +118,9 @@ int start(bus &b) {
 
 void stop(bus &b) {
     config_command(b, PCI_COMMAND_MASTER, false);
+    pthread_mutex_lock(&b.lock);
     b.irqs.end(b.at.device);
+    pthread_mutex_unlock(&b.lock);
 }
 
 void bus_close(pagoda_device_state *state);
@@ -159,8 +172,6 @@ bus *open_bus(const char *where, pagoda_iommu kind) {
 
 void bus_close(pagoda_device_state *state) {
     bus *b = state->bus;
-    if (b->at.device < 0) // the parent's: nothing of it is here
-        return;
     stop(*b);
     managed_release(state);
     state->set_gone();
@@ -219,9 +230,8 @@ PAGODA_EXPORT device *pagoda_device_open(const char *where, pagoda_iommu kind) {
         fail(EINVAL, "pagoda_software_device() makes devices behind the software IOMMU");
         return nullptr;
     }
-    pthread_once(&g_fork_handlers, watch_forks);
     attach_lock();
-    bus *b = open_bus(where, kind);
+    bus *b = watch_forks() == 0 ? open_bus(where, kind) : nullptr;
     if (b != nullptr) {
         pthread_mutex_lock(&g_lock);
         b->next = g_buses;

@@ -22,7 +22,7 @@ struct bus {
     vfio::region regions[kRegions];
     interrupts irqs;
     bool can_reset;
-    pthread_mutex_t lock; // reading, changing and writing registers of the configuration space
+    pthread_mutex_t lock; // of irqs, and of reading, changing and writing a configuration register
 };
 
 // The bus of an open device, or NULL with the sentence that it is gone.

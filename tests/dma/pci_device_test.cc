@@ -2,7 +2,9 @@
 
 #include "tests/dma/edu.h"
 
+#include <atomic>
 #include <pagoda/devres.h>
+#include <pagoda/dma-mapping.h>
 #include <pagoda/slab.h>
 #include <thread>
 
@@ -109,15 +111,44 @@ TEST_F(pci_device, is_dead_in_a_child_of_fork_which_keeps_nothing_open) {
     devm_kfree(dev, memory);
 }
 
-TEST_F(pci_device, a_child_of_fork_is_refused_no_device_of_its_own) {
-    EXPECT_TRUE(succeeded(in_child([this] {
-        kernel.add_device(kOther, "0x1234", "0x11e8", 6);
+TEST_F(pci_device, a_child_of_fork_opens_devices_of_its_own) {
+    kernel.add_device(kOther, "0x1234", "0x11e8", 6);
+    EXPECT_TRUE(succeeded(in_child([] {
         device *own = pagoda_device_open(kOther, PAGODA_IOMMU_TYPE1);
-        if (own != nullptr)
-            pagoda_device_close(own);
-        else
-            EXPECT_STRNE(pagoda_device_error(), "");
+        ASSERT_NE(own, nullptr) << pagoda_device_error();
+        uint16_t word = 0;
+        EXPECT_EQ(pci_read_config_word(to_pci_dev(own), PCI_COMMAND, &word), 0);
+        EXPECT_EQ(word, PCI_COMMAND_MEMORY | PCI_COMMAND_IO);
+        EXPECT_EQ(pci_alloc_irq_vectors(to_pci_dev(own), 1, 1, PCI_IRQ_ALL_TYPES), 1);
+        char memory[100];
+        dma_addr_t at = dma_map_single(own, memory, sizeof memory, DMA_TO_DEVICE);
+        EXPECT_FALSE(dma_mapping_error(own, at)) << pagoda_device_error();
+        dma_unmap_single(own, at, sizeof memory, DMA_TO_DEVICE);
+        pagoda_device_close(own);
     })));
+}
+
+// The fork waits until it is known which descriptors the interrupts have.
+TEST_F(pci_device, a_child_keeps_no_descriptor_of_interrupts_that_were_being_set) {
+    std::atomic<bool> setting = false, forked = false;
+    kernel.while_set = [&] {
+        setting = true;
+        for (int i = 0; i < 300 && !forked; i++)
+            usleep(1000);
+    };
+    std::thread other([this] { EXPECT_EQ(pci_alloc_irq_vectors(pci, 3, 3, PCI_IRQ_MSIX), 3); });
+    while (!setting)
+        usleep(100);
+    EXPECT_TRUE(succeeded(in_child([] {
+        for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+            std::error_code error;
+            std::string file = std::filesystem::read_symlink(entry.path(), error);
+            EXPECT_EQ(file.find("eventfd"), std::string::npos) << entry.path();
+        }
+    })));
+    forked = true;
+    other.join();
+    EXPECT_GE(pci_irq_vector(pci, 2), 0);
 }
 
 TEST(pci_device_open, what_is_no_device) {
