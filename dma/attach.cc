@@ -58,7 +58,7 @@ int check_device(const char *device, const facts &known) {
     char owner[64];
     sysfs::driver(device, owner, sizeof owner);
     f.driver = owner;
-    if (strstr(owner, "vfio") == nullptr)
+    if (!sysfs::is_vfio(owner))
         return say(step::driver, ENODEV, f);
     return sysfs::is_coherent(device) ? 0 : say(step::coherence, EOPNOTSUPP, f);
 }
@@ -274,11 +274,9 @@ int new_ioas(attachment &a, const char *node, int iommufd, facts &f) {
     }
     if (error < 0) {
         os::close(iommufd);
-    } else if (iommu *back_end = iommufd_create(iommufd, ioas)) {
+    } else if (iommu *back_end = iommufd_create(iommufd, ioas, &error)) {
         a.with = domain_add(back_end, PAGODA_IOMMU_IOMMUFD, iommufd, ioas, &error);
         error = a.with != nullptr ? 0 : error;
-    } else {
-        error = -ENOMEM;
     }
     if (error < 0)
         os::close(a.device);
@@ -313,6 +311,24 @@ int attach_iommufd(attachment &a, facts &f) {
     return 0;
 }
 
+bool exists(const char *node) {
+    int fd = os::open(node, O_PATH);
+    os::close(fd);
+    return fd != -ENOENT;
+}
+
+// Whether type 1 may do what iommufd has refused with this error; errno stays.
+bool other_way(int error) {
+    // A kernel without iommufd, or a user who may open one node and not the other.
+    if (error != -ENOENT && error != -ENODEV && error != -ENXIO && error != -EACCES &&
+        error != -EPERM && error != -ENOTTY)
+        return false;
+    // Where iommufd alone is there, its sentence is the one that helps.
+    bool may = exists(kContainer) || !exists(kIommufd);
+    errno = -error;
+    return may;
+}
+
 } // namespace
 
 int attach(attachment &a, pagoda_iommu kind) {
@@ -323,12 +339,9 @@ int attach(attachment &a, pagoda_iommu kind) {
     int error = -ENOENT;
     if (kind == PAGODA_IOMMU_IOMMUFD || kind == PAGODA_IOMMU_ANY)
         error = attach_iommufd(a, f);
-    // A kernel without iommufd, or a user who may open one node and not the other.
-    bool other_way = error == -ENOENT || error == -ENODEV || error == -ENXIO || error == -EACCES ||
-                     error == -EPERM || error == -ENOTTY;
     if (kind == PAGODA_IOMMU_TYPE1 || kind == PAGODA_IOMMU_NONE)
         error = attach_group(a, kind, f);
-    else if (kind == PAGODA_IOMMU_ANY && error != 0 && other_way)
+    else if (kind == PAGODA_IOMMU_ANY && error != 0 && other_way(error))
         error = attach_group(a, PAGODA_IOMMU_TYPE1, f);
     return error;
 }

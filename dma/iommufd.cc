@@ -1,8 +1,11 @@
 #include "dma/iommufd.h"
 
+#include "dma/device.h"
 #include "dma/os.h"
 #include "dma/sentence.h"
 #include "dma/vfio.h"
+
+#include "hugepage/base.h"
 
 #include <errno.h>
 #include <pagoda/slab.h>
@@ -43,9 +46,9 @@ int windows(iommu &self, iova_window *out, int capacity) {
     int count = vfio::ioas_windows(s.iommufd, s.ioas, out, capacity, &granule);
     if (count < 0)
         return say(step::windows, -count, facts_of_range(kName, 0, 0));
-    // The same for each device that is attached here; 1 as long as there is none.
+    // A device that was attached later and wants larger units than all that is mapped here has.
     if (granule > s.granule)
-        s.granule = granule;
+        return say(step::windows, EADDRINUSE, facts_of_range(kName, 0, 0));
     return count;
 }
 
@@ -62,14 +65,19 @@ constexpr iommu_ops kOps = {"iommufd", true, map, unmap, windows, entries_left, 
 
 } // namespace
 
-iommu *iommufd_create(int iommufd, uint32_t ioas) {
-    auto *self = static_cast<ioas_iommu *>(kzalloc(sizeof(ioas_iommu), GFP_KERNEL));
+iommu *iommufd_create(int iommufd, uint32_t ioas, int *error) {
+    uint64_t granule = 0;
+    int count = vfio::ioas_windows(iommufd, ioas, nullptr, 0, &granule);
+    auto *self =
+        count < 0 ? nullptr : static_cast<ioas_iommu *>(kzalloc(sizeof(ioas_iommu), GFP_KERNEL));
     if (self == nullptr) {
         os::close(iommufd);
+        *error = count < 0 ? say(step::windows, -count, facts_of_range(kName, 0, 0))
+                           : fail(ENOMEM, "no memory for an address space of %s", kName);
         return nullptr;
     }
     self->ops = &kOps;
-    self->granule = 4096;
+    self->granule = max_of<uint64_t>(granule, 4096);
     self->iommufd = iommufd;
     self->ioas = ioas;
     return self;

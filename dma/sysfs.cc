@@ -13,7 +13,6 @@ namespace pagoda::dma::sysfs {
 namespace {
 
 constexpr char kDevices[] = "/sys/bus/pci/devices";
-constexpr char kDriver[] = "vfio-pci";
 
 struct path {
     char text[300];
@@ -21,9 +20,6 @@ struct path {
         snprintf(text, sizeof text, "%s/%s/%s", kDevices, device, name);
     }
 };
-
-// Drivers of other names take part in VFIO too: those of vfio-pci's variants call themselves so.
-bool is_vfio(const char *driver_name) { return strstr(driver_name, "vfio") != nullptr; }
 
 struct search {
     unsigned vendor, device;
@@ -38,7 +34,7 @@ bool look_at(void *data, const char *name) {
         return true;
     char owner[64];
     driver(name, owner, sizeof owner);
-    bool bound = strcmp(owner, kDriver) == 0;
+    bool bound = is_vfio(owner);
     // The lowest address of those that will do: sysfs has them in no order.
     if (bound && (!s->bound || strcmp(name, s->name) < 0))
         snprintf(s->name, sizeof s->name, "%s", name);
@@ -175,6 +171,8 @@ void driver(const char *device, char *name, size_t capacity) {
     if (os::link_name(path(device, "driver").text, name, capacity) != 0)
         name[0] = 0;
 }
+
+bool is_vfio(const char *driver_name) { return strstr(driver_name, "vfio") != nullptr; }
 
 int group(const char *device) {
     char name[32];

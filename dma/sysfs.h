@@ -15,8 +15,8 @@ struct resource_line {
 };
 
 // The device's full name. `where` is an address, with or without domain, or vendor:device: then the
-// first that vfio-pci has. 0; -EINVAL: neither form; -ENODEV: no such device, or vfio-pci has none
-// of them (*present: there is one that it has not).
+// first that a VFIO driver has. 0; -EINVAL: neither form; -ENODEV: no such device, or no such
+// driver has one of them (*present: there is one).
 int find(const char *where, char name[kName], bool *present);
 
 // An attribute of a device as a number.
@@ -24,6 +24,9 @@ uint64_t attribute(const char *device, const char *name, uint64_t otherwise);
 void resources(const char *device, resource_line out[kResources]);
 // The driver's name, "" for none.
 void driver(const char *device, char *name, size_t capacity);
+// Whether a driver of this name gives devices to programs: vfio-pci, or one of its variants, which
+// all have it in their names.
+bool is_vfio(const char *driver_name);
 // The number of its IOMMU group, or -ENOENT.
 int group(const char *device);
 // The other devices of its group that neither vfio-pci nor nobody has, as "0000:00:05.0 (e1000e)".

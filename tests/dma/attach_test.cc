@@ -93,6 +93,18 @@ TEST_F(attach_test, a_kernel_without_vfio) {
     }
 }
 
+TEST_F(attach_test, without_containers_any_says_what_keeps_iommufd_from_it) {
+    kernel.remove("/dev/vfio/vfio");
+    kernel.errors[kBind] = EPERM;
+    EXPECT_EQ(open(PAGODA_IOMMU_IOMMUFD), EPERM);
+    std::string reason = pagoda_device_error();
+    EXPECT_EQ(open(PAGODA_IOMMU_ANY), EPERM);
+    EXPECT_EQ(pagoda_device_error(), reason);
+    kernel.remove("/dev/iommu");
+    EXPECT_EQ(open(PAGODA_IOMMU_ANY), ENOENT);
+    EXPECT_TRUE(said("there is no /dev/vfio/vfio")) << pagoda_device_error();
+}
+
 TEST_F(attach_test, a_device_that_vfio_has_not) {
     kernel.bind(kEdu, "edu");
     for (pagoda_iommu kind : {PAGODA_IOMMU_ANY, PAGODA_IOMMU_TYPE1, PAGODA_IOMMU_IOMMUFD}) {
@@ -172,6 +184,28 @@ TEST_F(attach_test, devices_share_an_address_space) {
         pagoda_device_close(b);
     }
     EXPECT_EQ(kernel.containers, 1);
+}
+
+TEST_F(attach_test, a_device_of_larger_pages_has_a_space_of_its_own) {
+    kernel.add_device(kOther, "0x1234", "0x11e8", 6);
+    device *a = pagoda_device_open(kEdu, PAGODA_IOMMU_IOMMUFD);
+    kernel.alignment = 65536;
+    device *b = pagoda_device_open(kOther, PAGODA_IOMMU_IOMMUFD);
+    ASSERT_NE(b, nullptr) << pagoda_device_error();
+    EXPECT_NE(a->state->space, b->state->space);
+    auto *memory = static_cast<char *>(aligned_alloc(65536, 2 * 65536));
+    for (uint64_t pages : {1, 2}) {
+        uint64_t address = 0;
+        EXPECT_EQ(
+            b->state->space->map_range(memory, pages * 65536, UINT64_MAX, kDeviceReads, &address),
+            0)
+            << pagoda_device_error();
+        EXPECT_EQ(address % 65536, 0u);
+        EXPECT_EQ(b->state->space->unmap_range(address, pages * 65536), 0);
+    }
+    free(memory);
+    pagoda_device_close(b);
+    pagoda_device_close(a);
 }
 
 TEST_F(attach_test, devices_have_spaces_of_their_own_where_they_must) {

@@ -13,7 +13,8 @@ namespace {
 struct iommufd : ::testing::Test {
     fake_vfio kernel;
     int fd = os::open("/dev/iommu", O_RDWR);
-    iommu *back_end = iommufd_create(fd, 1);
+    int error = 0;
+    iommu *back_end = iommufd_create(fd, 1, &error);
     ~iommufd() override {
         if (back_end != nullptr)
             back_end->ops->close(*back_end);
@@ -63,6 +64,25 @@ TEST_F(iommufd, refusals_are_those_of_every_back_end) {
         EXPECT_EQ(map(2 << 20, 2 << 20), -ENOMEM);
         EXPECT_TRUE(said("RLIMIT_MEMLOCK is 64 KiB")) << pagoda_device_error();
     })));
+}
+
+TEST_F(iommufd, has_the_unit_that_the_kernel_says_from_the_beginning) {
+    kernel.alignment = 65536;
+    iommu *larger = iommufd_create(os::open("/dev/iommu", O_RDWR), 2, &error);
+    ASSERT_NE(larger, nullptr);
+    EXPECT_EQ(larger->granule, 65536u);
+    larger->ops->close(*larger);
+    // Another device came to the address space of the first, and would have it change.
+    iova_window w[2];
+    EXPECT_EQ(back_end->ops->windows(*back_end, w, 2), -EADDRINUSE);
+    EXPECT_EQ(back_end->granule, 4096u);
+    kernel.alignment = 1; // no device
+    EXPECT_EQ(back_end->ops->windows(*back_end, w, 2), 2);
+    kernel.errors[kIoasRanges] = EIO;
+    int other = os::open("/dev/iommu", O_RDWR);
+    EXPECT_EQ(iommufd_create(other, 3, &error), nullptr);
+    EXPECT_EQ(error, -EIO);
+    EXPECT_EQ(fcntl(other, F_GETFD), -1) << "it is closed";
 }
 
 TEST_F(iommufd, closes_its_descriptor) {

@@ -52,6 +52,9 @@ TEST(sysfs, finds_the_first_that_vfio_has_by_vendor_and_device) {
     kernel.bind(kEdu, "edu");
     EXPECT_EQ(find("1234:11E8", &name), 0);
     EXPECT_EQ(name, kOther);
+    kernel.bind(kOther, "mlx5_vfio_pci"); // a variant of vfio-pci
+    EXPECT_EQ(find("1234:11e8", &name), 0);
+    EXPECT_EQ(name, kOther);
     kernel.bind(kOther, "");
     EXPECT_EQ(find("1234:11e8", &name, &present), -ENODEV);
     EXPECT_TRUE(present);
