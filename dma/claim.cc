@@ -120,7 +120,7 @@ PAGODA_EXPORT int pagoda_pci_request_region(pci_dev *pdev, int bar, const char *
     bus *b = bus_of(pdev);
     if (b == nullptr)
         return -ENODEV;
-    if (bar != -1 && !has(pdev, bar)) {
+    if (bar < -1 || bar >= PCI_ROM_RESOURCE) {
         facts f = facts_of(*b);
         f.number = bar;
         return say(step::bar_map, ENXIO, f);
