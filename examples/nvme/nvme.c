@@ -63,6 +63,8 @@ struct nvme {
     unsigned stride, timeout_ms;
     struct nvme_info info;
     struct nvme_queue *admin;
+    int status; /* of the admin command; -1: it is not done */
+    bool dead;  /* one was not done in time, and the controller is off */
     struct dma_pool *prp_lists;
     uint64_t queues_in_use; /* bit n: I/O queue n */
     int vectors;            /* for I/O queues */
@@ -222,23 +224,47 @@ int nvme_submit(struct nvme_queue *q, bool write, uint64_t lba, void *buffer, ui
     return 0;
 }
 
+static int wait_ready(struct nvme *nvme, uint32_t ready) {
+    for (int64_t end = now_ms() + nvme->timeout_ms;
+         (readl((char *)nvme->registers + CSTS) & 1) != ready;)
+        if (now_ms() > end)
+            return -ETIMEDOUT;
+    return 0;
+}
+
+/* After it the controller touches no queue and no buffer any more. */
+static int turn_off(struct nvme *nvme) {
+    writel(0, (char *)nvme->registers + CC);
+    int error = wait_ready(nvme, 0);
+    if (error != 0)
+        pci_clear_master(nvme->pci);
+    return error;
+}
+
 static void note_status(void *arg, unsigned status) { *(int *)arg = (int)status; }
 
-/* Admin commands, one at a time, by polling. */
+/* Admin commands, one at a time, by polling. A controller that does not do one in time may do it
+ * yet, to memory that the caller has freed: so it is turned off, and with it all queues are dead.
+ */
 static int admin(struct nvme *nvme, struct sqe command) {
     struct nvme_queue *q = nvme->admin;
     uint16_t id;
-    int status = -1;
+    if (nvme->dead)
+        return -EIO;
     struct request *r = request_get(q, &id);
     if (r == NULL)
         return -EBUSY;
-    *r = (struct request){.done = note_status, .arg = &status};
+    *r = (struct request){.done = note_status, .arg = &nvme->status};
+    nvme->status = -1;
     command.id = id;
     submit(q, &command);
-    for (int64_t end = now_ms() + nvme->timeout_ms; status < 0;)
-        if (nvme_poll(q) == 0 && now_ms() > end)
+    for (int64_t end = now_ms() + nvme->timeout_ms; nvme->status < 0;)
+        if (nvme_poll(q) == 0 && now_ms() > end) {
+            nvme->dead = true;
+            turn_off(nvme);
             return -ETIMEDOUT;
-    return status == 0 ? 0 : -EIO;
+        }
+    return nvme->status == 0 ? 0 : -EIO;
 }
 
 struct nvme_queue *nvme_queue_create(struct nvme *nvme, unsigned depth, bool interrupts) {
@@ -284,14 +310,6 @@ void nvme_queue_destroy(struct nvme_queue *q) {
     queue_free(q);
 }
 
-static int wait_ready(struct nvme *nvme, uint32_t ready) {
-    for (int64_t end = now_ms() + nvme->timeout_ms;
-         (readl((char *)nvme->registers + CSTS) & 1) != ready;)
-        if (now_ms() > end)
-            return -ETIMEDOUT;
-    return 0;
-}
-
 /* Padded with spaces; not so in the copy. */
 static void copy_text(char *to, const uint8_t *from, size_t length) {
     memcpy(to, from, length);
@@ -335,8 +353,7 @@ static int start(struct nvme *nvme) {
     nvme->stride = 4u << (cap >> 32 & 15);
     nvme->timeout_ms = 500 * (1 + (unsigned)(cap >> 24 & 255));
     nvme->info.max_depth = (unsigned)(cap & 0xffff) + 1;
-    writel(0, (char *)nvme->registers + CC);
-    int error = wait_ready(nvme, 0);
+    int error = turn_off(nvme);
     if (error != 0)
         return error;
     nvme->admin = queue_alloc(nvme, 0, ADMIN_DEPTH);
@@ -381,10 +398,8 @@ struct nvme *nvme_open(const char *where, enum pagoda_iommu iommu) {
 }
 
 void nvme_close(struct nvme *nvme) {
-    if (nvme->registers != NULL) {
-        writel(0, (char *)nvme->registers + CC);
-        wait_ready(nvme, 0); /* after it the controller touches no queue any more */
-    }
+    if (nvme->registers != NULL)
+        turn_off(nvme);
     if (nvme->admin != NULL)
         queue_free(nvme->admin);
     dma_pool_destroy(nvme->prp_lists);
