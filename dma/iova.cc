@@ -181,7 +181,7 @@ iova *make_node() { return static_cast<iova *>(kmalloc(sizeof(iova), GFP_KERNEL 
 } // namespace
 
 bool iova_overlaps(iova_domain *d, unsigned long lo, unsigned long hi) {
-    locked lock(d->pagoda_lock);
+    locked_noio lock(d->pagoda_lock);
     for (iova *n = first_from(d, lo); n != &d->pagoda_anchor && n->pfn_lo <= hi; n = next(n))
         if (!n->pagoda_reserved)
             return true;
@@ -245,7 +245,7 @@ PAGODA_EXPORT iova *pagoda_alloc_iova(iova_domain *d, unsigned long size, unsign
     if (n == nullptr)
         return nullptr;
     {
-        locked lock(d->pagoda_lock);
+        locked_noio lock(d->pagoda_lock);
         unsigned long lo = 0;
         unsigned long align = size_aligned ? 1ul << order_for(size) : 1;
         if (iova *behind = find_room(d, size, limit_pfn, align, &lo)) {
@@ -259,7 +259,7 @@ PAGODA_EXPORT iova *pagoda_alloc_iova(iova_domain *d, unsigned long size, unsign
 
 PAGODA_EXPORT void pagoda_free_iova_of(iova_domain *d, iova *n) {
     {
-        locked lock(d->pagoda_lock);
+        locked_noio lock(d->pagoda_lock);
         remove(d, n);
     }
     kfree(n);
@@ -268,7 +268,7 @@ PAGODA_EXPORT void pagoda_free_iova_of(iova_domain *d, iova *n) {
 PAGODA_EXPORT void pagoda_free_iova(iova_domain *d, unsigned long pfn) {
     iova *n = nullptr;
     {
-        locked lock(d->pagoda_lock);
+        locked_noio lock(d->pagoda_lock);
         n = find(d, pfn);
         if (n != nullptr)
             remove(d, n);
@@ -277,7 +277,7 @@ PAGODA_EXPORT void pagoda_free_iova(iova_domain *d, unsigned long pfn) {
 }
 
 PAGODA_EXPORT iova *pagoda_find_iova(iova_domain *d, unsigned long pfn) {
-    locked lock(d->pagoda_lock);
+    locked_noio lock(d->pagoda_lock);
     return find(d, pfn);
 }
 
@@ -292,7 +292,7 @@ PAGODA_EXPORT iova *pagoda_reserve_iova(iova_domain *d, unsigned long lo, unsign
             return nullptr;
         bool used = false;
         {
-            locked lock(d->pagoda_lock);
+            locked_noio lock(d->pagoda_lock);
             iova *behind = first_from(d, lo);
             if (behind->pfn_lo <= lo) { // `lo` is taken
                 result = behind;

@@ -63,22 +63,13 @@ unsigned long pop(magazine *m, unsigned long last) {
     return 0;
 }
 
-// A full magazine for an empty one.
-bool trade_for_full(pagoda_iova_caches *c, unsigned order, magazine *&m) {
-    magazine *empty = nullptr;
-    {
-        locked depot(c->depot_lock);
-        if (c->depot_count[order] == 0)
-            return false;
-        empty = m;
-        m = c->depot[order][--c->depot_count[order]];
-    }
-    kfree(empty);
-    return true;
+magazine *fetch_full(pagoda_iova_caches *c, unsigned order) {
+    locked_noio depot(c->depot_lock);
+    return c->depot_count[order] != 0 ? c->depot[order][--c->depot_count[order]] : nullptr;
 }
 
 bool store_full(pagoda_iova_caches *c, unsigned order, magazine *m) {
-    locked depot(c->depot_lock);
+    locked_noio depot(c->depot_lock);
     if (c->depot_count[order] == kDepot)
         return false;
     c->depot[order][c->depot_count[order]++] = m;
@@ -116,19 +107,29 @@ unsigned long iova_caches_get(pagoda_iova_caches *c, unsigned order, unsigned lo
     if (limit < pages)
         return 0;
     unsigned long last = limit - pages + 1;
-    cpu_cache &mine = here(c);
-    locked lock(mine.lock);
-    magazine *&loaded = mine.loaded[order];
-    magazine *&previous = mine.previous[order];
-    if (loaded == nullptr)
-        return 0;
-    if (unsigned long pfn = pop(loaded, last))
-        return pfn;
-    if (previous != nullptr && previous->count != 0) {
-        swap(loaded, previous);
-        return pop(loaded, last);
+    unsigned long pfn = 0;
+    magazine *emptied = nullptr; // its free may come to spaces_withdraw(): not under a lock
+    {
+        cpu_cache &mine = here(c);
+        locked_noio lock(mine.lock);
+        magazine *&loaded = mine.loaded[order];
+        magazine *&previous = mine.previous[order];
+        if (loaded == nullptr)
+            return 0;
+        pfn = pop(loaded, last);
+        if (pfn == 0 && previous != nullptr && previous->count != 0) {
+            swap(loaded, previous);
+            pfn = pop(loaded, last);
+        } else if (pfn == 0 && loaded->count == 0) {
+            if (magazine *full = fetch_full(c, order)) {
+                emptied = loaded;
+                loaded = full;
+                pfn = pop(loaded, last);
+            }
+        }
     }
-    return loaded->count == 0 && trade_for_full(c, order, loaded) ? pop(loaded, last) : 0;
+    kfree(emptied);
+    return pfn;
 }
 
 bool iova_caches_put(pagoda_iova_caches *c, unsigned order, unsigned long pfn) {
@@ -142,7 +143,7 @@ bool iova_caches_put(pagoda_iova_caches *c, unsigned order, unsigned long pfn) {
                 break;
         }
         cpu_cache &mine = here(c);
-        locked lock(mine.lock);
+        locked_noio lock(mine.lock);
         magazine *&loaded = mine.loaded[order];
         magazine *&previous = mine.previous[order];
         if (loaded != nullptr && loaded->full() && previous != nullptr && !previous->full())
@@ -169,27 +170,24 @@ void iova_caches_flush(pagoda_iova_caches *c, void (*free_pages)(void *, unsigne
     auto empty = [&](magazine *m) {
         while (m != nullptr && m->count != 0)
             free_pages(context, m->pfns[--m->count]);
+        kfree(m);
     };
-    for (unsigned cpu = 0; cpu < c->cpus; cpu++) {
-        cpu_cache &one = c->cpu[cpu];
-        locked lock(one.lock);
+    for (unsigned cpu = 0; cpu < c->cpus; cpu++)
         for (unsigned order = 0; order < kCachedOrders; order++) {
-            empty(one.loaded[order]);
-            empty(one.previous[order]);
-        }
-    }
-    for (unsigned order = 0; order < kCachedOrders; order++)
-        for (;;) {
-            magazine *m = nullptr;
+            cpu_cache &one = c->cpu[cpu];
+            magazine *loaded = nullptr;
+            magazine *previous = nullptr;
             {
-                locked depot(c->depot_lock);
-                if (c->depot_count[order] == 0)
-                    break;
-                m = c->depot[order][--c->depot_count[order]];
+                locked_noio lock(one.lock);
+                swap(loaded, one.loaded[order]);
+                swap(previous, one.previous[order]);
             }
-            empty(m);
-            kfree(m);
+            empty(loaded);
+            empty(previous);
         }
+    for (unsigned order = 0; order < kCachedOrders; order++)
+        while (magazine *m = fetch_full(c, order))
+            empty(m);
 }
 
 } // namespace pagoda::dma

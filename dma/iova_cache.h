@@ -18,7 +18,7 @@ void iova_caches_destroy(pagoda_iova_caches *c);
 unsigned long iova_caches_get(pagoda_iova_caches *c, unsigned order, unsigned long limit);
 // False: there is no room, nor memory for more; the caller frees them otherwise.
 bool iova_caches_put(pagoda_iova_caches *c, unsigned order, unsigned long pfn);
-// Hands everything to free_pages(context, first page).
+// Hands everything to free_pages(context, first page), which is called without a lock.
 void iova_caches_flush(pagoda_iova_caches *c, void (*free_pages)(void *, unsigned long),
                        void *context);
 

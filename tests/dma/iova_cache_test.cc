@@ -68,5 +68,31 @@ TEST(iova_cache, a_flush_hands_out_everything_once) {
     EXPECT_EQ(iova_caches_get(c.get(), 0, ~0ul), 0u);
 }
 
+// What is handed out is freed, and that may have other addresses given back.
+TEST(iova_cache, a_flush_calls_without_a_lock) {
+    test::child_end end = in_child(
+        [] {
+            ASSERT_TRUE(stays_on_one_cpu());
+            static caches c;
+            c.reset(iova_caches_create());
+            for (unsigned long i = 0; i < 1000; i++)
+                ASSERT_TRUE(iova_caches_put(c.get(), 0, i + 1));
+            unsigned long handed_out = 0;
+            iova_caches_flush(
+                c.get(),
+                [](void *count, unsigned long) {
+                    if (++*static_cast<unsigned long *>(count) <= 1000) {
+                        EXPECT_TRUE(iova_caches_put(c.get(), kCachedOrders - 1, 5000));
+                        EXPECT_EQ(iova_caches_get(c.get(), kCachedOrders - 1, ~0ul), 5000u);
+                    }
+                },
+                &handed_out);
+            EXPECT_EQ(handed_out, 1000u);
+            c.reset();
+        },
+        20);
+    EXPECT_TRUE(succeeded(end));
+}
+
 } // namespace
 } // namespace pagoda::test
