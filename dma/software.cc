@@ -1,6 +1,7 @@
 #include "dma/software.h"
 
 #include "dma/device.h"
+#include "dma/mutex.h"
 #include "dma/page_table.h"
 #include "hugepage/base.h"
 
@@ -31,8 +32,21 @@ struct software_iommu : iommu {
     iova_window window[kMaxWindows];
     int windows;
     uint64_t entries_left, bytes_left;
-    unsigned skip, fail; // maps
-    int error;
+    struct failures {
+        unsigned skip, count;
+        int error;
+        // What this call is to fail with; 0: nothing.
+        int next() {
+            if (skip != 0) {
+                skip--;
+                return 0;
+            }
+            if (count == 0)
+                return 0;
+            count--;
+            return error;
+        }
+    } maps, unmaps;
     pthread_mutex_t log_lock;
     uint64_t faults;
     pagoda_software_fault log[kLogged];
@@ -48,6 +62,7 @@ class reading {
     reading &operator=(const reading &) = delete;
 
   private:
+    noio_scope noio_;
     software_iommu &i_;
 };
 
@@ -59,6 +74,7 @@ class writing {
     writing &operator=(const writing &) = delete;
 
   private:
+    noio_scope noio_;
     software_iommu &i_;
 };
 
@@ -81,12 +97,8 @@ int map_pages(iommu &self, uint64_t iova, uintptr_t at, uint64_t bytes, int acce
     if (!s.pages.prepare(first, last))
         return -ENOMEM;
     writing lock(s);
-    if (s.skip != 0)
-        s.skip--;
-    else if (s.fail != 0) {
-        s.fail--;
-        return s.error;
-    }
+    if (int error = s.maps.next(); error != 0)
+        return error;
     if (s.entries_left == 0)
         return -ENOSPC;
     if (s.bytes_left < bytes)
@@ -109,6 +121,8 @@ int unmap_pages(iommu &self, uint64_t iova, uint64_t bytes) {
     uint64_t first = iova >> s.shift;
     uint64_t last = (iova + bytes - 1) >> s.shift;
     writing lock(s);
+    if (int error = s.unmaps.next(); error != 0)
+        return error;
     if ((s.pages.get(first) & kFirst) == 0 || (s.pages.get(last) & kLast) == 0)
         return -EINVAL;
     for (uint64_t page = first; page < last; page++)
@@ -356,7 +370,12 @@ PAGODA_EXPORT void pagoda_software_fail_maps(device *dev, unsigned skip, unsigne
                                              int error) {
     software_iommu &s = of(dev->state->space->back_end());
     writing lock(s);
-    s.skip = skip;
-    s.fail = count;
-    s.error = error;
+    s.maps = {skip, count, error};
+}
+
+PAGODA_EXPORT void pagoda_software_fail_unmaps(device *dev, unsigned skip, unsigned count,
+                                               int error) {
+    software_iommu &s = of(dev->state->space->back_end());
+    writing lock(s);
+    s.unmaps = {skip, count, error};
 }

@@ -136,7 +136,7 @@ int space::refresh_windows() {
     if (!free)
         return -EADDRINUSE;
     {
-        locked lock(g_granules_lock);
+        locked_noio lock(g_granules_lock);
         if (!linear_lies_in(now))
             return -EADDRINUSE;
         windows_ = now;
@@ -145,7 +145,7 @@ int space::refresh_windows() {
 }
 
 int space::windows(iova_window *out, int capacity) const {
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     for (int i = 0; i < windows_.count && i < capacity; i++)
         out[i] = windows_.window[i];
     return windows_.count;
@@ -154,19 +154,22 @@ int space::windows(iova_window *out, int capacity) const {
 space_counters space::counters() const {
     return {map_calls_.load(std::memory_order_relaxed),
             unmap_calls_.load(std::memory_order_relaxed),
-            mapped_bytes_.load(std::memory_order_relaxed),
-            live_ranges_.load(std::memory_order_relaxed)};
+            mapped_bytes_.load(std::memory_order_relaxed)};
 }
 
 void space::attach(pagoda_device_state *state) {
+<<<<<<< HEAD
     locked lock(g_granules_lock);
     state->heap = linear_;
+=======
+    locked_noio lock(g_granules_lock);
+>>>>>>> 69f84d1 (Spaces: locks that no handler's free waits for, chunks where the allocator thinks they are)
     state->next_beside = devices_;
     devices_ = state;
 }
 
 bool space::detach(pagoda_device_state *state) {
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     for (pagoda_device_state **link = &devices_; *link != nullptr; link = &(*link)->next_beside)
         if (*link == state) {
             *link = state->next_beside;
@@ -212,6 +215,24 @@ uint64_t space::linear_address(uintptr_t at) const {
     return 0;
 }
 
+<<<<<<< HEAD
+=======
+uint64_t space::last_linear() const {
+    uint64_t last = 0;
+    for (const linear &l : linear_)
+        if (l.bytes != 0)
+            last = max_of(last, l.address + l.bytes - 1);
+    return last;
+}
+
+uintptr_t space::linear_memory(uint64_t address) const {
+    for (const linear &l : linear_)
+        if (address - l.address < l.bytes)
+            return l.memory + (address - l.address);
+    return 0;
+}
+
+>>>>>>> 69f84d1 (Spaces: locks that no handler's free waits for, chunks where the allocator thinks they are)
 bool space::find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
     uintptr_t at = number(p);
     granule g = granules_.get(at);
@@ -262,7 +283,7 @@ int space::map_granule(uintptr_t at) {
     if (!granules_.prepare(at))
         return -ENOMEM;
     {
-        locked lock(g_granules_lock);
+        locked_noio lock(g_granules_lock);
         while (granules_.get(at).state() == granule_state::changing)
             pthread_cond_wait(&g_granule_changed, &g_granules_lock);
         if (granules_.get(at).mapped())
@@ -278,7 +299,7 @@ int space::map_granule(uintptr_t at) {
     size_t inside = number(start) - begin;
     if (error == 0)
         error = call_map(address + inside, number(start), bytes, kReadWrite);
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     granules_.set(at, error == 0 ? granule::of(granule_state::linear, address,
                                                static_cast<unsigned>(inside >> kPageShift),
                                                static_cast<unsigned>(bytes >> kPageShift))
@@ -334,6 +355,13 @@ int space::reserve_addresses(uint64_t bytes, uint64_t mask, uint64_t *address) {
 void space::free_addresses(uint64_t address, uint64_t bytes) {
     if (!dead())
         free_iova_fast(&domain_, address >> shift_, align_up(bytes, iommu_->granule) >> shift_);
+}
+
+bool space::is_empty(uint64_t address, uint64_t bytes) const {
+    for (uint64_t page = address >> shift_; page <= (address + bytes - 1) >> shift_; page++)
+        if (pages_.get(page) != 0)
+            return false;
+    return true;
 }
 
 void space::fill_pages(uint64_t address, uintptr_t at, uint64_t bytes, uint64_t flags) {
@@ -398,7 +426,6 @@ int space::map_range(const void *p, size_t bytes, uint64_t mask, int access, uin
         free_addresses(first, inside + bytes);
         return error;
     }
-    live_ranges_.fetch_add(1, std::memory_order_relaxed);
     *address = first + inside;
     return 0;
 }
@@ -411,12 +438,7 @@ int space::unmap_range(uint64_t address, size_t bytes) {
         return error;
     uint64_t inside = address & (iommu_->granule - 1);
     free_addresses(address - inside, inside + bytes);
-    live_ranges_.fetch_sub(1, std::memory_order_relaxed);
     return 0;
-}
-
-bool space::is_range(uint64_t address) const {
-    return (pages_.get(address >> shift_) & kRange) != 0;
 }
 
 int space::map_at(uint64_t address, const void *p, size_t bytes, int access) {
@@ -458,14 +480,16 @@ int space::physical_run(uintptr_t at, size_t bytes, unsigned bits, uint64_t *add
 }
 
 // The granules may have been mapped before the device zones got them.
-void space::unmap_linear_of(const chunk *c) {
-    locked lock(g_granules_lock);
+int space::unmap_linear_of(const chunk *c) {
+    bool all = true;
+    locked_noio lock(g_granules_lock);
     for (size_t done = 0; done < c->bytes; done += kPageblockSize) {
         uintptr_t at = c->at + done;
         while (granules_.get(at).state() == granule_state::changing)
             pthread_cond_wait(&g_granule_changed, &g_granules_lock);
-        unmap_granule(reinterpret_cast<void *>(at));
+        all &= unmap_granule(reinterpret_cast<void *>(at));
     }
+    return all ? 0 : -EBUSY;
 }
 
 int space::add_chunk(chunk *c, unsigned bits) {
@@ -491,7 +515,7 @@ int space::add_chunk(chunk *c, unsigned bits) {
     if (error == 0 && !prepared)
         error = -ENOMEM;
     if (error == 0)
-        unmap_linear_of(c);
+        error = unmap_linear_of(c);
     if (error == 0 && translates())
         error = call_map(c->address, c->at, c->bytes, kReadWrite);
     if (error != 0 && taken != nullptr)
@@ -514,7 +538,7 @@ int space::map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address) {
     }
     fill_pages(c->address, c->at, bytes, kChunk);
     *address = c->address;
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     for (size_t done = 0; done < bytes; done += kPageblockSize)
         if (granules_.spans(c->at + done))
             granules_.set(c->at + done,
@@ -527,7 +551,7 @@ int space::map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address) {
 void space::unmap_chunk(void *at, size_t bytes) {
     chunk *c = nullptr;
     {
-        locked lock(g_granules_lock);
+        locked_noio lock(g_granules_lock);
         for (chunk **link = &chunks_; *link != nullptr; link = &(*link)->next)
             if ((*link)->at == number(at) && (*link)->bytes == bytes) {
                 c = *link;

@@ -20,7 +20,7 @@ struct pagoda_device_state;
 namespace pagoda::dma {
 
 struct space_counters {
-    uint64_t map_calls, unmap_calls, mapped_bytes, live_ranges;
+    uint64_t map_calls, unmap_calls, mapped_bytes;
 };
 
 // Of zone and vmalloc range, as much as has a place: its first address, the device's, bytes. The
@@ -85,13 +85,13 @@ class space {
     // Any readable memory, at an address of its own: whole granules around it. -ENOSPC: no such
     // address is free; -ERANGE: in no-IOMMU mode; what map() says. Blocks.
     int map_range(const void *p, size_t bytes, uint64_t mask, int access, uint64_t *address);
-    // Ends it; `address` as map_range() gave it. -EINVAL: it did not.
+    // Ends it; `address` as map_range() gave it. -EINVAL: it did not; what the back end says, and
+    // all is as before.
     int unmap_range(uint64_t address, size_t bytes);
-    // Where `address` is a range's: true. Any context.
-    bool is_range(uint64_t address) const;
 
     // A chunk of the device zones: below 2^bits, aligned to its size rounded up to a power of two,
     // in one piece. Without translation: its physical address, -ERANGE where that does not fit.
+    // -EBUSY: part of it was mapped otherwise, and the back end does not let go of that.
     int map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address);
     void unmap_chunk(void *at, size_t bytes);
     // The allocator wants a held granule back, in two steps, of which the second can fail where the
@@ -109,7 +109,11 @@ class space {
     int map_at(uint64_t address, const void *p, size_t bytes, int access);
     int unmap_at(uint64_t address, size_t bytes);
     void free_addresses(uint64_t address, uint64_t bytes);
+    // Whether nothing is mapped at them.
+    bool is_empty(uint64_t address, uint64_t bytes) const;
 
+    // The highest address at which memory of the heap can be mapped by granules; 0: at none.
+    uint64_t last_linear() const;
     // The windows, lowest first; returns how many there are.
     int windows(iova_window *out, int capacity) const;
     space_counters counters() const;
@@ -141,7 +145,7 @@ class space {
     int map_granule(uintptr_t at);
     int add_chunk(chunk *c, unsigned bits);
     int physical_run(uintptr_t at, size_t bytes, unsigned bits, uint64_t *address) const;
-    void unmap_linear_of(const chunk *c);
+    int unmap_linear_of(const chunk *c);
     void fill_pages(uint64_t address, uintptr_t at, uint64_t bytes, uint64_t flags);
     int map_pages(uint64_t address, const void *p, size_t bytes, int access, uint64_t kind);
     int unmap_pages(uint64_t address, size_t bytes, uint64_t kind);
@@ -159,7 +163,7 @@ class space {
     heap_windows linear_;
     chunk *chunks_ = nullptr;
     pagoda_device_state *devices_ = nullptr;
-    std::atomic<uint64_t> map_calls_{0}, unmap_calls_{0}, mapped_bytes_{0}, live_ranges_{0};
+    std::atomic<uint64_t> map_calls_{0}, unmap_calls_{0}, mapped_bytes_{0};
 };
 
 } // namespace pagoda::dma

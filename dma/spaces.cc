@@ -21,7 +21,7 @@ namespace {
 struct provided {
     void *at;
     size_t bytes;
-    unsigned bits;
+    uint64_t last; // of its addresses, as the allocator knows it: the highest of all spaces
     provided *next;
 };
 
@@ -29,22 +29,9 @@ struct provided {
 pthread_mutex_t g_provide_lock = PTHREAD_MUTEX_INITIALIZER;
 space *g_spaces; // changed with both locks
 provided *g_provided;
+bool g_forks_handled;
 bool g_registered;
 const char *g_reason = "no device is open";
-
-class provide_scope {
-  public:
-    provide_scope() : flags_(memalloc_noio_save()) { pthread_mutex_lock(&g_provide_lock); }
-    ~provide_scope() {
-        pthread_mutex_unlock(&g_provide_lock);
-        memalloc_noio_restore(flags_);
-    }
-    provide_scope(const provide_scope &) = delete;
-    provide_scope &operator=(const provide_scope &) = delete;
-
-  private:
-    unsigned flags_;
-};
 
 const pagoda_dma_provider kProvider = {
     .provide = spaces_provide,
@@ -64,13 +51,15 @@ void forget_all() {
     g_reason = "devices do not survive a fork in the child";
 }
 
+// Each of the two only once, also where the other one fails.
 int register_once() {
-    if (g_registered)
-        return 0;
-    int error = pagoda_dma_register(&kProvider);
-    if (error == 0)
+    int error = 0;
+    if (!g_forks_handled)
         error = -pthread_atfork(nullptr, nullptr, forget_all);
-    g_registered = error == 0;
+    g_forks_handled = error == 0;
+    if (error == 0 && !g_registered)
+        error = pagoda_dma_register(&kProvider);
+    g_registered |= error == 0;
     return error;
 }
 
@@ -103,24 +92,25 @@ const char *sentence(int error) {
 } // namespace
 
 int spaces_add(space *s) {
-    provide_scope scope;
+    locked_noio scope(g_provide_lock);
     int error = register_once();
     provided *p = g_provided;
     for (; error == 0 && p != nullptr; p = p->next) {
         uint64_t address = 0;
-        error = s->map_chunk(p->at, p->bytes, p->bits, &address);
+        // Not above what the allocator compares masks with.
+        error = s->map_chunk(p->at, p->bytes, log2_floor(p->last) + 1, &address);
     }
     if (error != 0)
         return error; // whoever destroys the space unmaps its chunks
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     s->next = g_spaces;
     g_spaces = s;
     return 0;
 }
 
 void spaces_remove(space *s) {
-    provide_scope scope;
-    locked lock(g_granules_lock);
+    locked_noio scope(g_provide_lock);
+    locked_noio lock(g_granules_lock);
     for (space **link = &g_spaces; *link != nullptr; link = &(*link)->next)
         if (*link == s) {
             *link = s->next;
@@ -136,13 +126,13 @@ bool spaces_have_granule(const space *s, const void *at) {
 }
 
 int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address) {
-    provide_scope scope;
+    locked_noio scope(g_provide_lock);
     int error = first_alive() != nullptr ? 0 : -ENODEV;
     auto *p = static_cast<provided *>(kmalloc(sizeof(provided), GFP_KERNEL | __GFP_NOWARN));
     if (error == 0 && p == nullptr)
         error = -ENOMEM;
     if (error == 0)
-        *p = {at, bytes, bits, g_provided};
+        *p = {at, bytes, 0, g_provided};
     // Each space has an address of its own for it; the highest is what masks are compared with.
     uint64_t highest = 0;
     for (space *s = g_spaces; error == 0 && s != nullptr; s = s->next) {
@@ -160,6 +150,7 @@ int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address) {
         kfree(p);
         return error;
     }
+    p->last = highest + bytes - 1;
     g_provided = p;
     *address = highest;
     return 0;
@@ -168,7 +159,7 @@ int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address) {
 void spaces_withdraw(void *at, size_t bytes) {
     provided *found = nullptr;
     {
-        provide_scope scope;
+        locked_noio scope(g_provide_lock);
         for (provided **link = &g_provided; *link != nullptr; link = &(*link)->next)
             if ((*link)->at == at && (*link)->bytes == bytes) {
                 found = *link;
@@ -183,7 +174,7 @@ void spaces_withdraw(void *at, size_t bytes) {
 bool spaces_release(void *at, size_t bytes) {
     auto first = reinterpret_cast<uintptr_t>(at) & ~(kPageblockSize - 1);
     uintptr_t end = reinterpret_cast<uintptr_t>(at) + bytes;
-    locked lock(g_granules_lock);
+    locked_noio lock(g_granules_lock);
     for (space *s = g_spaces; s != nullptr; s = s->next)
         for (uintptr_t g = first; g < end; g += kPageblockSize)
             if (!s->may_unmap_granule(reinterpret_cast<void *>(g)))

@@ -8,8 +8,8 @@
 
 namespace pagoda::dma {
 
-// What is mapped of which granule, in all spaces, and the list of spaces. Nothing is allocated or
-// freed under it: that may have memory given back, which comes here.
+// What is mapped of which granule, in all spaces, and the list of spaces. Held by locked_noio.
+// Nothing is allocated or freed under it: that may have memory given back, which comes here.
 extern pthread_mutex_t g_granules_lock;
 extern pthread_cond_t g_granule_changed; // one is no longer being mapped
 

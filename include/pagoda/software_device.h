@@ -62,6 +62,10 @@ uint64_t pagoda_software_faults(struct device *dev, struct pagoda_software_fault
  * -ENOSPC or -EINVAL. */
 void pagoda_software_fail_maps(struct device *dev, unsigned int skip, unsigned int count,
                                int error);
+/* After `skip` further times that the IOMMU lets go of memory, it refuses to `count` times, with
+ * `error`, -EIO or -EINVAL: the device goes on reaching that memory. */
+void pagoda_software_fail_unmaps(struct device *dev, unsigned int skip, unsigned int count,
+                                 int error);
 
 #ifdef __cplusplus
 }
