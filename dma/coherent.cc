@@ -87,6 +87,7 @@ void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t 
     }
     if (check_usable(s) != 0)
         return nullptr;
+    forget_sentence();
     gfp &= ~GFP_ZONEMASK; // the mask says where
     void *p = zone_alloc(s, bytes, mask, gfp, address);
     if (p == nullptr && kind == entry_kind::coherent) {
@@ -147,9 +148,13 @@ void coherent_give_back(space *in, const ledger_entry &entry) {
         pagoda_device_pages_free(entry.memory, static_cast<uint32_t>(whole >> kPageShift));
         return;
     }
-    if (in != nullptr)
-        in->unmap_range(entry.address, whole);
-    pagoda_share_free(entry.memory);
+    int error = in != nullptr ? in->unmap_range(entry.address, whole) : 0;
+    if (error == 0) {
+        pagoda_share_free(entry.memory);
+        return;
+    }
+    stays_mapped(in->back_end().ops->name, entry.address, entry.bytes, error);
+    ledger_put_back(entry);
 }
 
 } // namespace pagoda::dma
@@ -162,7 +167,7 @@ PAGODA_EXPORT void *pagoda_dma_alloc(device *dev, size_t bytes, dma_addr_t *hand
     pagoda_device_state &s = *dev->state;
     uint64_t address = DMA_MAPPING_ERROR;
     void *p = coherent_alloc(s, bytes, s.coherent_mask, gfp, entry_kind::coherent, &address);
-    if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0)
+    if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0 && (gfp & __GFP_NOWARN) == 0)
         complain("%s", pagoda_device_error());
     *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
     return p;

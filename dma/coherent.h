@@ -20,7 +20,8 @@ void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t addre
 // What was allocated, as any kind, with exactly these arguments. False: nothing.
 bool coherent_find(const pagoda_device_state &s, size_t bytes, const void *p, uint64_t address,
                    ledger_entry *entry);
-// The memory of an entry that is out of the ledger; without `in` the space is gone.
+// The memory of an entry that is out of the ledger; without `in` the space is gone. What the IOMMU
+// does not let go of goes back into the ledger.
 void coherent_give_back(space *in, const ledger_entry &entry);
 
 } // namespace pagoda::dma

@@ -39,6 +39,8 @@ int fail(int error, const char *format, ...) {
 
 void keep_sentence(int error) { g_kept = error; }
 
+void forget_sentence() { g_kept = 0; }
+
 bool sentence_is_kept(int error) {
     bool kept = g_kept == error;
     g_kept = 0;

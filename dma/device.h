@@ -58,6 +58,8 @@ int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)
 // limit that was in the way. The caller asks, once, and adds none of its own; errno is set again.
 void keep_sentence(int error);
 bool sentence_is_kept(int error);
+// Something new begins: what was kept is of a failure that another way made good.
+void forget_sentence();
 
 // A device without a bus on this space, which is in the list of spaces (spaces_add) and which it
 // shares. NULL: no memory.

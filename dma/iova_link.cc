@@ -46,6 +46,7 @@ PAGODA_EXPORT int pagoda_dma_iova_link(device *dev, dma_iova_state *state, phys_
         in_page(s, address) != in_page(s, at) || (offset != 0 && in_page(s, at) != 0))
         return fail(EIO, "%s: %zu bytes at offset %zu do not fit into the window of %zu", s.name,
                     bytes, offset, dma_iova_size(state));
+    forget_sentence();
     auto *p = reinterpret_cast<void *>(at);
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT)
@@ -55,7 +56,8 @@ PAGODA_EXPORT int pagoda_dma_iova_link(device *dev, dma_iova_state *state, phys_
         error = ledger_add({s.space, address, p, bytes, entry_kind::piece, hold == 0}, true);
         if (error == 0)
             return 0;
-        s.space->unmap_at(address, bytes);
+        if (int kept = s.space->unmap_at(address, bytes); kept != 0)
+            stays_mapped(s.name, address, bytes, kept, hold == 0 ? p : nullptr);
     }
     if (hold == 0)
         pagoda_object_release(p);
@@ -67,6 +69,11 @@ PAGODA_EXPORT void pagoda_dma_iova_unlink(device *dev, dma_iova_state *state, si
     pagoda_device_state &s = *dev->state;
     if (s.space->dead())
         return;
+    if (offset > state->__size || bytes > state->__size - offset) {
+        complain("%s: %zu bytes at offset %zu are unlinked from a window of %zu", s.name, bytes,
+                 offset, dma_iova_size(state));
+        return;
+    }
     for (size_t done = 0; done < bytes;) {
         uint64_t address = state->addr + offset + done;
         ledger_entry entry;
@@ -76,9 +83,12 @@ PAGODA_EXPORT void pagoda_dma_iova_unlink(device *dev, dma_iova_state *state, si
                      static_cast<unsigned long long>(address));
             return;
         }
-        s.space->unmap_at(address, entry.bytes);
-        if (entry.held)
+        if (int error = s.space->unmap_at(address, entry.bytes); error != 0) {
+            stays_mapped(s.name, address, entry.bytes, error);
+            ledger_put_back(entry);
+        } else if (entry.held) {
             pagoda_object_release(entry.memory);
+        }
         done += entry.bytes;
     }
 }
@@ -88,7 +98,12 @@ PAGODA_EXPORT void pagoda_dma_iova_free(device *dev, dma_iova_state *state) {
     if (state->__size == 0 || s.space->dead())
         return;
     uint64_t before = in_page(s, state->addr);
-    s.space->free_addresses(state->addr - before,
-                            align_up(state->__size + before, s.space->back_end().granule));
+    uint64_t first = state->addr - before;
+    uint64_t length = align_up(state->__size + before, s.space->back_end().granule);
+    if (s.space->is_empty(first, length))
+        s.space->free_addresses(first, length);
+    else
+        complain("%s: the window at %#llx is freed with something linked in it, and stays", s.name,
+                 static_cast<unsigned long long>(state->addr));
     *state = {};
 }

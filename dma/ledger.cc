@@ -82,7 +82,7 @@ bool ledger_remove(const ledger_entry &entry) {
     {
         bucket &b = bucket_of(entry.address);
         locked hold(b.lock);
-        for (node **at = &b.first; *at != nullptr && found == nullptr; at = &(*at)->next)
+        for (node **at = &b.first; *at != nullptr; at = &(*at)->next)
             if (same((*at)->entry, entry)) {
                 found = *at;
                 *at = found->next;
@@ -91,16 +91,6 @@ bool ledger_remove(const ledger_entry &entry) {
     }
     kfree(found);
     return found != nullptr;
-}
-
-uint64_t ledger_count(const space *in, entry_kind kind) {
-    uint64_t count = 0;
-    for (bucket &b : buckets) {
-        locked hold(b.lock);
-        for (node *n = b.first; n != nullptr; n = n->next)
-            count += n->entry.in == in && n->entry.kind == kind;
-    }
-    return count;
 }
 
 uint64_t ledger_forget(const space *in) {

@@ -29,10 +29,11 @@ struct ledger_entry {
 int ledger_add(const ledger_entry &entry, bool may_block);
 // The record at exactly this address. False: none.
 bool ledger_find(const space *in, uint64_t address, ledger_entry *entry);
-// Takes it out, when it is the same in all fields. False: it is not there any more.
+// Takes it out, when it says the same of the same memory. False: it is not there any more.
 bool ledger_remove(const ledger_entry &entry);
-// How many records there are for the space.
-uint64_t ledger_count(const space *in, entry_kind kind);
+// What was taken out is still mapped: puts it back, so that it can be undone another time. Without
+// memory for that it stays as it is.
+inline void ledger_put_back(const ledger_entry &entry) { ledger_add(entry, false); }
 // The space is gone: so are its records, and the holds in them. How many there were.
 uint64_t ledger_forget(const space *in);
 

@@ -45,7 +45,8 @@ int map_alone(pagoda_device_state &s, void *p, size_t bytes, int access, entry_k
         return error;
     error = ledger_add({s.space, *address, p, bytes, kind, held}, true);
     if (error != 0)
-        s.space->unmap_range(*address, bytes);
+        if (int kept = s.space->unmap_range(*address, bytes); kept != 0)
+            stays_mapped(s.name, *address, bytes, kept, held ? p : nullptr);
     return error;
 }
 
@@ -84,6 +85,7 @@ int map_somehow(pagoda_device_state &s, void *p, size_t bytes, int access, bool 
 
 // The device may be used, and its mappings can be counted.
 bool can_begin(pagoda_device_state &s) {
+    forget_sentence();
     if (check_usable(s) != 0)
         return false;
     if (s.live != nullptr || make_counters(s))
@@ -138,6 +140,17 @@ PAGODA_COLD dma_addr_t map_slowly(pagoda_device_state &s, void *p, size_t bytes,
     return address;
 }
 
+// Whether `dir` is a direction; says so if not.
+bool check_direction(const pagoda_device_state &s, uint64_t address, size_t bytes,
+                     dma_data_direction dir) {
+    if (access_of(dir) != 0)
+        return true;
+    complain("%s: %#llx (%zu bytes) is unmapped or synchronised without a direction: nothing is "
+             "done",
+             s.name, static_cast<unsigned long long>(address), bytes);
+    return false;
+}
+
 void complain_unmapped(const pagoda_device_state &s, uint64_t address, size_t bytes) {
     complain("%s: %#llx (%zu bytes) is unmapped and was not mapped", s.name,
              static_cast<unsigned long long>(address), bytes);
@@ -156,7 +169,11 @@ PAGODA_COLD void unmap_alone(pagoda_device_state &s, uint64_t address, size_t by
     // Out of the ledger first: whoever comes second finds nothing.
     if (!ledger_remove(entry))
         return;
-    s.space->unmap_range(address, entry.bytes);
+    if (int error = s.space->unmap_range(address, entry.bytes); error != 0) {
+        stays_mapped(s.name, address, entry.bytes, error);
+        ledger_put_back(entry);
+        return;
+    }
     if (entry.held)
         pagoda_object_release(entry.memory);
     count(s, -1);
@@ -199,7 +216,7 @@ PAGODA_NOINLINE void unmap_slowly(pagoda_device_state &s, uint64_t address, size
 void sync(device *dev, dma_addr_t address, size_t bytes, dma_data_direction dir, bool for_device) {
     pagoda_device_state &s = *dev->state;
     bool copies = dir != (for_device ? DMA_FROM_DEVICE : DMA_TO_DEVICE);
-    if (s.space->dead())
+    if (s.space->dead() || !check_direction(s, address, bytes, dir))
         return;
     void *p = s.space->virtual_address(address);
     bool known = p != nullptr;
@@ -246,6 +263,13 @@ int explain_hold(const pagoda_device_state &s, int error, const void *p, size_t 
                     ? "%s: the object at %p is mapped too often, also for %zu bytes"
                     : "%s: the object at %p (%zu bytes) cannot be held here",
                 s.name, p, bytes);
+}
+
+void stays_mapped(const char *name, uint64_t address, size_t bytes, int error, const void *held) {
+    complain("%s: %#llx (%zu bytes) stays mapped, the IOMMU does not let go of it: %s", name,
+             static_cast<unsigned long long>(address), bytes, strerror(-error));
+    if (held != nullptr)
+        pagoda_object_hold(held, bytes);
 }
 
 int explain(const pagoda_device_state &s, int error, size_t bytes) {
@@ -344,6 +368,7 @@ PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {
     int error = check_usable(s);
     if (error != 0)
         return error;
+    forget_sentence();
     error = s.space->translates() ? s.space->reach(p, bytes, s.mask) : -ERANGE;
     return error == 0 ? 0 : explain(s, error, bytes);
 }
@@ -372,7 +397,7 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
                                     dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
-    if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed))) {
+    if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed) && dir < DMA_NONE)) {
         // Only what is mapped by granules is in these windows, and all that is mapped is held.
         void *p = s.heap.memory(address);
         if (PAGODA_LIKELY(p != nullptr && pagoda_object_release(p))) {
@@ -380,6 +405,8 @@ PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t byte
             return;
         }
     }
+    if (PAGODA_UNLIKELY(!check_direction(s, address, bytes, dir)))
+        return;
     if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead() &&
                         !debug_unmapping(s, address, &bytes, &dir)))
         return;

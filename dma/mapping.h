@@ -24,6 +24,11 @@ int access_of(dma_data_direction dir);
 int check_usable(const pagoda_device_state &s);
 // Turns what space::reach() and map_range() return into a sentence. Returns it.
 int explain(const pagoda_device_state &s, int error, size_t bytes);
+// The back end did not unmap: says so. Whoever gets this leaves hold and addresses as they are, for
+// the device still reaches the memory. With `held`: the caller's caller ends a hold of that object;
+// it gets another one.
+void stays_mapped(const char *name, uint64_t address, size_t bytes, int error,
+                  const void *held = nullptr);
 // The same for pagoda_object_hold().
 int explain_hold(const pagoda_device_state &s, int error, const void *p, size_t bytes);
 

@@ -158,12 +158,8 @@ space_counters space::counters() const {
 }
 
 void space::attach(pagoda_device_state *state) {
-<<<<<<< HEAD
-    locked lock(g_granules_lock);
-    state->heap = linear_;
-=======
     locked_noio lock(g_granules_lock);
->>>>>>> 69f84d1 (Spaces: locks that no handler's free waits for, chunks where the allocator thinks they are)
+    state->heap = linear_;
     state->next_beside = devices_;
     devices_ = state;
 }
@@ -215,24 +211,14 @@ uint64_t space::linear_address(uintptr_t at) const {
     return 0;
 }
 
-<<<<<<< HEAD
-=======
 uint64_t space::last_linear() const {
     uint64_t last = 0;
-    for (const linear &l : linear_)
+    for (const heap_windows::window &l : linear_.of)
         if (l.bytes != 0)
             last = max_of(last, l.address + l.bytes - 1);
     return last;
 }
 
-uintptr_t space::linear_memory(uint64_t address) const {
-    for (const linear &l : linear_)
-        if (address - l.address < l.bytes)
-            return l.memory + (address - l.address);
-    return 0;
-}
-
->>>>>>> 69f84d1 (Spaces: locks that no handler's free waits for, chunks where the allocator thinks they are)
 bool space::find(const void *p, size_t bytes, uint64_t mask, uint64_t *address) const {
     uintptr_t at = number(p);
     granule g = granules_.get(at);

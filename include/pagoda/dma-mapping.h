@@ -121,8 +121,9 @@ static inline int dma_coerce_mask_and_coherent(struct device *dev, uint64_t mask
     return dma_set_mask_and_coherent(dev, mask);
 }
 
-/* The mask of streaming mappings, and the smallest one that reaches all that may be mapped
- * directly: with an IOMMU 32 bits, without one all of the machine's memory. */
+/* The mask of streaming mappings, and the smallest one, of 32 bits or more, that reaches all that
+ * may be mapped directly: with an IOMMU the addresses set aside for the heap, which lie above 4 GiB
+ * where the IOMMU has such, without one all of the machine's memory. */
 uint64_t pagoda_dma_mask(const struct device *dev);
 uint64_t pagoda_dma_required_mask(struct device *dev);
 static inline uint64_t dma_get_mask(struct device *dev) { return pagoda_dma_mask(dev); }
@@ -206,7 +207,8 @@ dma_addr_t pagoda_dma_map(struct device *dev, const void *p, size_t size,
                           enum dma_data_direction dir, unsigned long attrs);
 /* Ends a mapping: what the device wrote into a bounce buffer is copied back, unless attrs has
  * DMA_ATTR_SKIP_CPU_SYNC, and an object that was freed meanwhile goes. Size and direction must be
- * those of the mapping; an address that is not mapped is one line on stderr. Any context, except
+ * those of the mapping; an address that is not mapped is one line on stderr, and so is memory that
+ * the IOMMU does not let go of: it stays mapped, and what was freed stays too. Any context, except
  * for memory that has an address of its own, which costs a system call. */
 void pagoda_dma_unmap(struct device *dev, dma_addr_t address, size_t size,
                       enum dma_data_direction dir, unsigned long attrs);
@@ -588,11 +590,12 @@ bool pagoda_dma_iova_try_alloc(struct device *dev, struct dma_iova_state *state,
 int pagoda_dma_iova_link(struct device *dev, struct dma_iova_state *state, phys_addr_t p,
                          size_t offset, size_t size, enum dma_data_direction dir,
                          unsigned long attrs);
-/* Takes the pieces that lie in `size` bytes at `offset` out again, whole ones; part of a piece is
- * one line on stderr. Blocks. */
+/* Takes the pieces that lie in `size` bytes at `offset` out again, whole ones; part of a piece, or
+ * what lies outside of the window, is one line on stderr. Blocks. */
 void pagoda_dma_iova_unlink(struct device *dev, struct dma_iova_state *state, size_t offset,
                             size_t size, enum dma_data_direction dir, unsigned long attrs);
-/* Gives the window back; nothing is linked in it. */
+/* Gives the window back; nothing is linked in it. Otherwise it stays, which is one line on stderr.
+ */
 void pagoda_dma_iova_free(struct device *dev, struct dma_iova_state *state);
 static inline bool dma_iova_try_alloc(struct device *dev, struct dma_iova_state *state,
                                       phys_addr_t p, size_t size) {

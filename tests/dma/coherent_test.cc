@@ -136,6 +136,26 @@ TEST(Coherent, FreeChecksWhatItIsGiven) {
     EXPECT_TRUE(end.said("with 4096 bytes and was allocated with 8192")) << end.errors;
 }
 
+TEST(Coherent, WhatTheIommuDoesNotLetGoOfStays) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        dma_addr_t at = 0;
+        size_t bytes = 9u << 20;
+        auto *p = static_cast<char *>(dma_alloc_coherent(dev, bytes, &at, GFP_KERNEL));
+        ASSERT_NE(p, nullptr);
+        pagoda_software_fail_unmaps(dev, 0, 1, -EIO);
+        dma_free_coherent(dev, bytes, p, at);
+        EXPECT_EQ(dev.writes(at, "late"), 0);
+        EXPECT_STREQ(p, "late") << "the memory is there";
+        dma_free_coherent(dev, bytes, p, at);
+        EXPECT_EQ(dev.writes(at, "too late"), -EFAULT);
+        EXPECT_EQ(dev.counters().mapped_bytes, 0u);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 1u) << end.errors;
+    EXPECT_TRUE(end.said("stays mapped")) << end.errors;
+}
+
 TEST(Coherent, FailureIsOneLine) {
     test::child_end end = test::in_child([] {
         soft_device dev;
@@ -143,6 +163,8 @@ TEST(Coherent, FailureIsOneLine) {
         pagoda_software_fail_maps(dev, 0, 1000, -ENOMEM);
         EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL | __GFP_NOWARN), nullptr);
         EXPECT_EQ(dma_alloc_attrs(dev, 9u << 20, &at, GFP_KERNEL, DMA_ATTR_NO_WARN), nullptr);
+        EXPECT_EQ(dma_alloc_attrs(dev, 9u << 20, &at, GFP_KERNEL | __GFP_NOWARN, 0), nullptr);
+        EXPECT_EQ(dmam_alloc_attrs(dev, 9u << 20, &at, GFP_KERNEL | __GFP_NOWARN, 0), nullptr);
         EXPECT_EQ(dma_alloc_coherent(dev, 9u << 20, &at, GFP_KERNEL), nullptr);
         EXPECT_EQ(errno, ENOMEM);
         EXPECT_EQ(at, DMA_MAPPING_ERROR);

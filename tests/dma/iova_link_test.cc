@@ -113,6 +113,51 @@ TEST(IovaLink, PartOfAPieceIsNotTakenOut) {
     EXPECT_TRUE(end.said("no piece of at most 4096 bytes")) << end.errors;
 }
 
+TEST(IovaLink, NothingOutsideOfTheWindowIsTakenOut) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        auto *p = static_cast<char *>(vmalloc(8192));
+        dma_iova_state state;
+        ASSERT_TRUE(dma_iova_try_alloc(dev, &state, phys(p), 4096));
+        ASSERT_EQ(dma_iova_link(dev, &state, phys(p), 0, 4096, DMA_TO_DEVICE, 0), 0);
+        dma_iova_unlink(dev, &state, 0, 8192, DMA_TO_DEVICE, 0);
+        dma_iova_unlink(dev, &state, 8192, 4096, DMA_TO_DEVICE, 0);
+        dma_iova_unlink(dev, &state, SIZE_MAX - 4095, 4096, DMA_TO_DEVICE, 0);
+        EXPECT_EQ(dev.reads(state.addr, 4096).size(), 4096u);
+        dma_iova_destroy(dev, &state, 4096, DMA_TO_DEVICE, 0);
+        vfree(p);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 3u) << end.errors;
+    EXPECT_TRUE(end.said("8192 bytes at offset 0 are unlinked from a window of 4096"))
+        << end.errors;
+}
+
+// Neither memory nor addresses are another's as long as the device reaches the one at the other.
+TEST(IovaLink, WhatTheIommuDoesNotLetGoOfStays) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        auto *p = static_cast<char *>(kmalloc(4096, GFP_KERNEL));
+        dma_iova_state state, other;
+        ASSERT_TRUE(dma_iova_try_alloc(dev, &state, phys(p), 4096));
+        ASSERT_EQ(dma_iova_link(dev, &state, phys(p), 0, 4096, DMA_BIDIRECTIONAL, 0), 0);
+        dma_addr_t at = state.addr;
+        pagoda_software_fail_unmaps(dev, 0, 1, -EIO);
+        dma_iova_destroy(dev, &state, 4096, DMA_BIDIRECTIONAL, 0);
+        EXPECT_EQ(dev.writes(at, "late"), 0);
+        for (int i = 0; i < 100; i++) {
+            ASSERT_TRUE(dma_iova_try_alloc(dev, &other, phys(p), 4096));
+            EXPECT_NE(other.addr, at);
+        }
+        kfree(p);
+        for (int i = 0; i < 1000; i++)
+            EXPECT_NE(kmalloc(4096, GFP_KERNEL), p);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_TRUE(end.said("stays mapped")) << end.errors;
+    EXPECT_TRUE(end.said("freed with something linked in it")) << end.errors;
+}
+
 TEST(IovaLink, AForkChildIsRefused) {
     soft_device dev;
     auto *p = static_cast<char *>(vmalloc(4096));

@@ -412,6 +412,64 @@ TEST(Mapping, AFailureOfTheIommuLeavesNothingBehind) {
     munmap(other, 1u << 20);
 }
 
+// A device that still reaches memory writes to nobody else's.
+TEST(Mapping, WhatTheIommuDoesNotLetGoOfIsNotHandedOutAgain) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        ASSERT_EQ(pagoda_dma_set_mode(dev, PAGODA_DMA_STRICT), 0);
+        void *p = kmalloc(4096, GFP_KERNEL);
+        dma_addr_t at = dma_map_single(dev, p, 4096, DMA_FROM_DEVICE);
+        pagoda_software_fail_unmaps(dev, 0, 1, -EIO);
+        dma_unmap_single(dev, at, 4096, DMA_FROM_DEVICE);
+        EXPECT_EQ(dev.writes(at, "late"), 0);
+        EXPECT_EQ(dev.counters().live_mappings, 1u);
+        kfree(p);
+        for (int i = 0; i < 1000; i++)
+            EXPECT_NE(kmalloc(4096, GFP_KERNEL), p);
+        dma_unmap_single(dev, at, 4096, DMA_FROM_DEVICE); // now it does
+        EXPECT_EQ(dev.writes(at, "too late"), -EFAULT);
+        EXPECT_EQ(dev.counters().live_mappings, 0u);
+        EXPECT_EQ(dev.counters().mapped_bytes, 0u);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors; // and the free
+    EXPECT_TRUE(end.said("(4096 bytes) stays mapped")) << end.errors;
+}
+
+// A failure that another way made good is not the reason of the next one.
+TEST(Mapping, ExplainsTheFailureAtHand) {
+    soft_device dev;
+    ASSERT_EQ(pagoda_dma_set_mode(dev, PAGODA_DMA_STRICT), 0);
+    void *p = kmalloc(512 << 10, GFP_KERNEL); // longer than a copy may be
+    fail(ENOMEM, "of long ago");
+    keep_sentence(ENOMEM);
+    pagoda_software_fail_maps(dev, 0, 1, -ENOMEM);
+    EXPECT_EQ(dma_map_single(dev, p, 512 << 10, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+    EXPECT_TRUE(error_says("524288 bytes cannot be mapped")) << pagoda_device_error();
+    kfree(p);
+}
+
+TEST(Mapping, WithoutADirectionNothingIsDone) {
+    test::child_end end = test::in_child([] {
+        soft_device dev;
+        char foreign[100] = "foreign";
+        void *p = kmalloc(100, GFP_KERNEL);
+        for (void *at : {p, static_cast<void *>(foreign)}) {
+            dma_addr_t address = dma_map_single(dev, at, 100, DMA_BIDIRECTIONAL);
+            dma_sync_single_for_cpu(dev, address, 100, DMA_NONE);
+            dma_sync_single_for_device(dev, address, 100, DMA_NONE);
+            dma_unmap_single(dev, address, 100, DMA_NONE);
+            EXPECT_EQ(dev.counters().live_mappings, 1u);
+            dma_unmap_single(dev, address, 100, DMA_BIDIRECTIONAL);
+        }
+        EXPECT_EQ(dev.counters().live_mappings, 0u);
+        kfree(p);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 6u) << end.errors;
+    EXPECT_TRUE(end.said("without a direction")) << end.errors;
+}
+
 TEST(Mapping, SaysWhatIsUnmappedWrongly) {
     test::child_end end = test::in_child([] {
         soft_device dev;
