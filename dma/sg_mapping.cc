@@ -16,13 +16,14 @@ struct request {
     pagoda_device_state &s;
     dma_data_direction dir;
     unsigned long attrs;
+    uint64_t boundary = s.boundary; // the same for the whole list
 };
 
 // Puts pieces together to segments, in the list's first entries.
 class segments {
   public:
-    segments(const pagoda_device_state &s, scatterlist *sgl)
-        : most_(s.max_segment), boundary_(s.boundary), first_(sgl) {}
+    segments(const request &r, scatterlist *sgl)
+        : most_(r.s.max_segment), boundary_(r.boundary), first_(sgl) {}
 
     void add(uint64_t address, unsigned bytes) {
         if (count_ != 0 && last_->dma_address + last_->dma_length == address &&
@@ -106,21 +107,20 @@ run find_run(const request &r, scatterlist *sg, int left) {
     uint64_t memory = 0;
     if (!r.s.space->translates() || r.s.mode == PAGODA_DMA_BOUNCE)
         return {};
-    for (; found.pieces < min_of(left, kRunAtMost) && may_run(r.s, sg); sg = sg_next(sg)) {
-        found.bytes = place(found.bytes, sg->length, r.s.boundary) + sg->length;
+    for (; sg != nullptr && found.pieces < min_of(left, kRunAtMost) && may_run(r.s, sg);
+         sg = sg_next(sg)) {
+        found.bytes = place(found.bytes, sg->length, r.boundary) + sg->length;
         memory += sg->length;
         found.pieces++;
     }
     return found.pieces > 1 && memory > kBounceAtMost ? found : run{};
 }
 
-void unmap_pieces(const request &r, scatterlist *sg, int pieces, uint64_t base) {
-    uint64_t offset = 0;
-    for (; pieces > 0; pieces--, sg = sg_next(sg)) {
-        offset = place(offset, sg->length, r.s.boundary);
-        r.s.space->unmap_at(base + offset, sg->length);
-        offset += sg->length;
-    }
+bool unmap_piece(const request &r, uint64_t address, unsigned bytes) {
+    int error = r.s.space->unmap_at(address, bytes);
+    if (error != 0)
+        stays_mapped(r.s, address, bytes, error);
+    return error == 0;
 }
 
 // 0, or -errno with nothing mapped.
@@ -133,22 +133,28 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
     uint64_t offset = 0;
     int done = 0;
     for (scatterlist *at = sg; done < of.pieces && error == 0; at = sg_next(at)) {
-        offset = place(offset, at->length, r.s.boundary);
+        offset = place(offset, at->length, r.boundary);
         error = r.s.space->map_at(base + offset, sg_virt(at), at->length, access_of(r.dir));
         offset += at->length;
         done += error == 0;
     }
     if (error == 0)
         error = ledger_add({r.s.space, base, sg_virt(sg), of.bytes, entry_kind::run, false}, true);
+    offset = 0;
     if (error != 0) {
-        unmap_pieces(r, sg, done, base);
-        r.s.space->free_addresses(base, of.bytes);
+        bool free = true;
+        for (; done > 0; done--, sg = sg_next(sg)) {
+            offset = place(offset, sg->length, r.boundary);
+            free &= unmap_piece(r, base + offset, sg->length);
+            offset += sg->length;
+        }
+        if (free)
+            r.s.space->free_addresses(base, of.bytes);
         return error;
     }
     count_mappings(r.s, 1);
-    offset = 0;
     for (int i = 0; i < of.pieces; i++, sg = sg_next(sg)) {
-        offset = place(offset, sg->length, r.s.boundary);
+        offset = place(offset, sg->length, r.boundary);
         sg->dma_flags = i == 0 ? kRunBegins : kRunGoesOn;
         out.add(base + offset, sg->length);
         offset += sg->length;
@@ -158,7 +164,7 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
 
 // A piece by itself. What crosses a boundary where it lies is copied to where it does not.
 uint64_t map_piece(const request &r, scatterlist *sg) {
-    uint64_t boundary = r.s.boundary;
+    uint64_t boundary = r.boundary;
     uint64_t at = pagoda_dma_map(&r.s.dev, sg_virt(sg), sg->length, r.dir, r.attrs);
     if (at == DMA_MAPPING_ERROR || !crosses(at, sg->length, boundary) || sg->length - 1 > boundary)
         return at;
@@ -175,29 +181,45 @@ uint64_t map_piece(const request &r, scatterlist *sg) {
     return DMA_MAPPING_ERROR;
 }
 
-// The run of which the first piece is at `address`. Returns how many pieces it has.
-int unmap_run(const request &r, scatterlist *sg, int left, uint64_t address) {
-    int pieces = 1;
-    for (scatterlist *at = sg_next(sg);
-         pieces < left && at != nullptr && at->dma_flags == kRunGoesOn; at = sg_next(at))
-        pieces++;
-    ledger_entry entry;
-    if (!ledger_find(r.s.space, address, &entry) || entry.kind != entry_kind::run ||
-        !ledger_remove(entry)) {
-        complain("%s: a list with %#llx is unmapped and is not mapped", r.s.name,
-                 static_cast<unsigned long long>(address));
-        return pieces;
+// A run that is being undone, piece by piece. Its addresses are given back when none is left.
+class ending_run {
+  public:
+    explicit ending_run(const request &r) : r_(r) {}
+
+    void begin(uint64_t address) {
+        known_ = ledger_find(r_.s.space, address, &entry_) && entry_.kind == entry_kind::run &&
+                 ledger_remove(entry_);
+        is_open_ = true;
+        if (!known_)
+            complain("%s: a list with %#llx is unmapped and is not mapped", r_.s.name,
+                     static_cast<unsigned long long>(address));
     }
-    unmap_pieces(r, sg, pieces, address);
-    r.s.space->free_addresses(address, entry.bytes);
-    count_mappings(r.s, -1);
-    return pieces;
-}
+    bool is_open() const { return is_open_; }
+    void piece(uint64_t address, unsigned bytes) {
+        if (known_)
+            unmap_piece(r_, address, bytes);
+    }
+    void end() {
+        if (is_open_ && known_ && r_.s.space->is_empty(entry_.address, entry_.bytes)) {
+            r_.s.space->free_addresses(entry_.address, entry_.bytes);
+            count_mappings(r_.s, -1);
+        } else if (is_open_ && known_) {
+            ledger_put_back(entry_);
+        }
+        is_open_ = false;
+    }
+
+  private:
+    const request &r_;
+    ledger_entry entry_ = {};
+    bool is_open_ = false;
+    bool known_ = false;
+};
 
 void unmap(const request &r, scatterlist *sgl, int nents) {
     addresses walk(sgl);
+    ending_run run(r);
     scatterlist *sg = sgl;
-    int in_run = 0;
     for (int i = 0; i < nents && sg != nullptr; i++, sg = sg_next(sg)) {
         uint64_t at;
         if (!walk.next(sg->length, &at)) {
@@ -205,22 +227,26 @@ void unmap(const request &r, scatterlist *sgl, int nents) {
                      r.s.name, nents, i);
             break;
         }
+        if (sg->dma_flags != kRunGoesOn)
+            run.end();
         if (sg->dma_flags == kRunBegins)
-            in_run = unmap_run(r, sg, nents - i, at);
-        if (in_run > 0)
-            in_run--;
+            run.begin(at);
+        if (run.is_open())
+            run.piece(at, sg->length);
         else
             pagoda_dma_unmap(&r.s.dev, at, sg->length, r.dir, r.attrs);
     }
+    run.end();
     sgl->dma_length = 0; // so that a second time is noticed
 }
 
 int map(const request &r, scatterlist *sgl, int nents) {
-    segments out(r.s, sgl);
+    segments out(r, sgl);
     scatterlist *sg = sgl;
     int done = 0;
+    int no_run_before = 0; // the pieces of a run that could not be mapped go one by one
     while (done < nents && sg != nullptr) {
-        run of = find_run(r, sg, nents - done);
+        run of = done >= no_run_before ? find_run(r, sg, nents - done) : run{};
         if (of.pieces != 0) {
             if (map_run(r, sg, of, out) == 0) {
                 done += of.pieces;
@@ -228,6 +254,7 @@ int map(const request &r, scatterlist *sgl, int nents) {
                     sg = sg_next(sg);
                 continue;
             }
+            no_run_before = done + of.pieces;
         }
         uint64_t at = map_piece(r, sg);
         if (at == DMA_MAPPING_ERROR)
@@ -283,7 +310,12 @@ PAGODA_EXPORT int pagoda_dma_map_sg(device *dev, scatterlist *sgl, int nents,
 PAGODA_EXPORT void pagoda_dma_unmap_sg(device *dev, scatterlist *sgl, int nents,
                                        dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
-    if (nents > 0 && !s.space->dead())
+    if (nents <= 0 || s.space->dead())
+        return;
+    if (access_of(dir) == 0)
+        complain("%s: a list of %d pieces is unmapped without a direction: nothing is done", s.name,
+                 nents);
+    else
         unmap({s, dir, attrs}, sgl, nents);
 }
 

@@ -233,6 +233,85 @@ TEST_IN_CHILD(ForeignPagesGetARange) {
     EXPECT_EQ(dev.counters().mapped_bytes, 0u);
 }
 
+// 20 pieces of 5 pages, which a boundary of 32 KiB sets apart.
+class spread_list {
+  public:
+    spread_list() {
+        sg_init_table(list, kPieces);
+        for (int i = 0; i < kPieces; i++)
+            sg_set_buf(&list[i], pages_.at + static_cast<size_t>(i) * 6 * kPageSize, kLength);
+    }
+    static constexpr int kPieces = 20;
+    static constexpr unsigned kLength = 5 * kPageSize;
+    scatterlist list[kPieces];
+
+  private:
+    foreign_pages pages_{kPieces * 6};
+};
+
+// The limits of the device may be others by then.
+TEST_IN_CHILD(AListIsUndoneAsItWasMapped) {
+    soft_device dev;
+    spread_list pieces;
+    scatterlist *list = pieces.list;
+    uint64_t boundaries[] = {~uint64_t{0}, 0x7fff};
+    for (int i = 0; i < 4; i++) {
+        dma_set_seg_boundary(dev, boundaries[i % 2]);
+        unsigned segments = dma_map_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL);
+        ASSERT_NE(segments, 0u);
+        EXPECT_EQ(dev.counters().live_mappings, 1u);
+        dma_addr_t at = sg_dma_address(list);
+        dma_set_seg_boundary(dev, boundaries[1 - i % 2]);
+        dma_unmap_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL);
+        EXPECT_EQ(dev.counters().mapped_bytes, 0u);
+        EXPECT_EQ(dev.counters().live_mappings, 0u);
+        EXPECT_EQ(dev.reads(at, 1), "");
+    }
+}
+
+TEST(SgMappingOfAStubbornIommu, PiecesAndAddressesStay) {
+    test::child_end end = in_child([] {
+        soft_device dev;
+        spread_list pieces;
+        scatterlist *list = pieces.list;
+        ASSERT_NE(dma_map_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL), 0u);
+        dma_addr_t at = sg_dma_address(list);
+        pagoda_software_fail_unmaps(dev, 2, 1, -EIO);
+        dma_unmap_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL);
+        EXPECT_EQ(dev.counters().mapped_bytes, spread_list::kLength);
+        EXPECT_EQ(dev.reads(at + 2 * spread_list::kLength, 1).size(), 1u);
+        for (int i = 0; i < 3; i++) {
+            ASSERT_NE(dma_map_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL), 0u);
+            EXPECT_NE(sg_dma_address(list), at);
+            dma_unmap_sg(dev, list, spread_list::kPieces, DMA_BIDIRECTIONAL);
+        }
+        dma_unmap_sg(dev, list, spread_list::kPieces, DMA_NONE); // nothing, and a line
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_TRUE(end.said("(20480 bytes) stays mapped")) << end.errors;
+    EXPECT_TRUE(end.said("unmapped without a direction")) << end.errors;
+}
+
+// What cannot be mapped as one goes piece by piece, and is not tried as one again for each.
+TEST_IN_CHILD(ARunThatFailsIsTriedOnce) {
+    soft_device dev;
+    foreign_pages pages(200);
+    scatterlist list[200];
+    sg_init_table(list, 200);
+    sg_set_buf(&list[0], pages.at, kPageSize);
+    ASSERT_EQ(dma_map_sg(dev, list, 1, DMA_TO_DEVICE), 1u); // bounced: there is a pool
+    dma_unmap_sg(dev, list, 1, DMA_TO_DEVICE);
+    for (unsigned i = 0; i < 200; i++)
+        sg_set_buf(&list[i], pages.at + size_t{i} * kPageSize, kPageSize);
+    uint64_t before = dev.counters().map_calls;
+    pagoda_software_fail_maps(dev, 0, 1000, -ENOSPC);
+    EXPECT_GT(dma_map_sg(dev, list, 200, DMA_TO_DEVICE), 0u) << pagoda_device_error();
+    EXPECT_EQ(dev.counters().map_calls, before + 1);
+    pagoda_software_fail_maps(dev, 0, 0, 0);
+    dma_unmap_sg(dev, list, 200, DMA_TO_DEVICE);
+    EXPECT_EQ(dev.counters().live_mappings, 0u);
+}
+
 TEST_IN_CHILD(NothingStaysMappedWhereOnePieceFails) {
     pagoda_software_options options = {};
     soft_device dev(~uint64_t{0}, options);
@@ -267,6 +346,10 @@ TEST_IN_CHILD(MistakesHaveTheirErrors) {
     EXPECT_EQ(dma_map_sgtable(dev, &table, DMA_NONE, 0), -EINVAL);
     EXPECT_EQ(dma_map_sg(dev, &sg, 0, DMA_TO_DEVICE), 0u);
     EXPECT_EQ(pagoda_dma_map_sg(dev, &sg, 2, DMA_TO_DEVICE, 0), -EINVAL); // there is one
+    EXPECT_TRUE(test::error_says("ends before"));
+    spread_list pieces; // a run to the end
+    EXPECT_EQ(pagoda_dma_map_sg(dev, pieces.list, spread_list::kPieces + 1, DMA_TO_DEVICE, 0),
+              -EINVAL);
     EXPECT_TRUE(test::error_says("ends before"));
     sg_init_one(&sg, object, 0);
     EXPECT_EQ(dma_map_sgtable(dev, &table, DMA_TO_DEVICE, 0), -EINVAL);
