@@ -33,8 +33,9 @@ PAGODA_EXPORT int pagoda_dma_set_masks(device *dev, uint64_t mask, bool streamin
 PAGODA_EXPORT uint64_t pagoda_dma_mask(const device *dev) { return dev->state->mask; }
 
 PAGODA_EXPORT uint64_t pagoda_dma_required_mask(device *dev) {
-    if (dev->state->space->translates())
-        return UINT32_MAX;
+    // A window that lies low is reached by all that any device has to drive.
+    if (const space &s = *dev->state->space; s.translates())
+        return max_of<uint64_t>(UINT32_MAX, (uint64_t{2} << log2_floor(s.last_linear() | 1)) - 1);
     // Memory begins again behind the hole for devices below 4 GiB, which is 1 GiB or less.
     auto bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
                  static_cast<uint64_t>(sysconf(_SC_PAGESIZE));

@@ -2,6 +2,8 @@
 
 #include "tests/dma/soft.h"
 
+#include <pagoda/slab.h>
+
 #include <errno.h>
 
 namespace pagoda::dma {
@@ -50,11 +52,30 @@ TEST(Masks, BelowTheIommusAddressesAreRefused) {
 
 TEST(Masks, WhatIsRequired) {
     soft_device dev;
-    EXPECT_EQ(dma_get_required_mask(dev), DMA_BIT_MASK(32));
-    EXPECT_FALSE(dma_addressing_limited(dev));
-    EXPECT_EQ(dma_set_mask(dev, DMA_BIT_MASK(31)), 0);
-    EXPECT_TRUE(dma_addressing_limited(dev));
+    uint64_t needed = dma_get_required_mask(dev);
+    EXPECT_EQ(needed, DMA_BIT_MASK(39)) << "heap memory lies in the upper half of the 39 bits";
+    void *object = kmalloc(100, GFP_KERNEL);
+    for (uint64_t mask : {needed, needed >> 1}) {
+        EXPECT_EQ(dma_set_mask(dev, mask), 0);
+        EXPECT_EQ(dma_addressing_limited(dev), mask != needed);
+        dma_addr_t at = dma_map_single(dev, object, 100, DMA_TO_DEVICE);
+        if (mask == needed) {
+            EXPECT_FALSE(dma_need_sync(dev, at));
+        }
+        dma_unmap_single(dev, at, 100, DMA_TO_DEVICE);
+    }
+    kfree(object);
     pagoda_software_options options = {};
+    uint64_t first = 0, last = UINT32_MAX;
+    options.window_first = &first;
+    options.window_last = &last;
+    options.windows = 1;
+    soft_device low(DMA_BIT_MASK(64), options);
+    EXPECT_EQ(dma_get_required_mask(low), DMA_BIT_MASK(32));
+    EXPECT_FALSE(dma_addressing_limited(low));
+    EXPECT_EQ(dma_set_mask(low, DMA_BIT_MASK(31)), 0);
+    EXPECT_TRUE(dma_addressing_limited(low));
+    options = {};
     options.no_iommu = true;
     soft_device direct(DMA_BIT_MASK(64), options);
     uint64_t required = dma_get_required_mask(direct);
