@@ -74,7 +74,7 @@ scatterlist *alloc_chained(unsigned nents, scatterlist *first, unsigned first_ne
 int alloc_table(sg_table *table, unsigned nents, scatterlist *first, unsigned first_nents,
                 gfp_t gfp) {
     *table = {};
-    if (nents == 0 || (first != nullptr && first_nents < 2 && nents > first_nents))
+    if (nents == 0)
         return -EINVAL;
     table->sgl = alloc_chained(nents, first, first_nents, gfp);
     if (table->sgl == nullptr)
@@ -189,16 +189,19 @@ PAGODA_EXPORT void pagoda_sg_free_table(sg_table *table) {
     *table = {};
 }
 
+// An array of one entry has no room for an entry and a link: it counts as none.
 PAGODA_EXPORT int pagoda_sg_alloc_table_chained(sg_table *table, int nents, scatterlist *first,
                                                 unsigned int first_nents) {
     *table = {};
+    if (first_nents < 2)
+        first = nullptr;
     return nents <= 0 ? -EINVAL
                       : alloc_table(table, static_cast<unsigned>(nents), first,
                                     first != nullptr ? first_nents : 0, GFP_ATOMIC);
 }
 
 PAGODA_EXPORT void pagoda_sg_free_table_chained(sg_table *table, unsigned int first_nents) {
-    free_arrays(table->sgl, table->orig_nents, first_nents != 0 ? table->sgl : nullptr,
+    free_arrays(table->sgl, table->orig_nents, first_nents >= 2 ? table->sgl : nullptr,
                 first_nents);
     *table = {};
 }

@@ -162,7 +162,6 @@ void *swiotlb::map(void *original, size_t bytes, const bounce_limits &limits, bo
             if (copy == nullptr)
                 continue;
             memcpy(copy, original, bytes);
-            ever_.fetch_add(1, std::memory_order_relaxed);
             return copy;
         }
         if (!grow(limits.mask, seen))

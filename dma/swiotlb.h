@@ -69,7 +69,6 @@ class swiotlb {
 
     uint64_t slots_in_use() const;
     unsigned pools() const;
-    uint64_t mapped_ever() const { return ever_.load(std::memory_order_relaxed); }
 
   private:
     struct slot {
@@ -100,7 +99,6 @@ class swiotlb {
     pool pools_[kBouncePools];
     std::atomic<unsigned> high_{0}; // pools_ beyond were never made
     std::atomic<unsigned> grown_{0};
-    std::atomic<uint64_t> ever_{0};
     pthread_mutex_t growing_ = PTHREAD_MUTEX_INITIALIZER;
 };
 

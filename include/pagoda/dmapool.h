@@ -82,12 +82,14 @@ static inline void dmam_pool_destroy(struct dma_pool *pool) { pagoda_dmam_pool_d
  * fork child. May block as the flags say; zone bits have no effect. */
 static inline void *dma_pool_alloc(struct dma_pool *pool, gfp_t flags, dma_addr_t *handle) {
     void *block;
-    size_t at;
+    size_t at, bytes;
     if (__builtin_expect(pool->cache == NULL, 0))
         return pagoda_dma_pool_alloc(pool, flags, handle);
     block = pagoda_kmem_cache_alloc(pool->cache, flags);
+    /* The window is written by whoever gets the first block, its size last. */
+    bytes = __atomic_load_n(&pool->window_bytes, __ATOMIC_ACQUIRE);
     at = (uintptr_t)block - pool->window;
-    if (__builtin_expect(at >= pool->window_bytes, 0))
+    if (__builtin_expect(at >= bytes, 0))
         return pagoda_dma_pool_place(pool, block, handle);
     *handle = pool->window_address + at;
     return block;
@@ -98,8 +100,9 @@ static inline void *dma_pool_zalloc(struct dma_pool *pool, gfp_t flags, dma_addr
 /* Gives a block back, by both its addresses. The device does not use it any more. Another device
  * address than the block's is one line on stderr, and the block is leaked. Any context. */
 static inline void dma_pool_free(struct dma_pool *pool, void *block, dma_addr_t address) {
+    size_t bytes = __atomic_load_n(&pool->window_bytes, __ATOMIC_ACQUIRE);
     size_t at = (uintptr_t)block - pool->window;
-    if (__builtin_expect(at < pool->window_bytes && pool->window_address + at == address, 1))
+    if (__builtin_expect(at < bytes && pool->window_address + at == address, 1))
         pagoda_kmem_cache_free(pool->cache, block);
     else
         pagoda_dma_pool_free(pool, block, address);

@@ -179,7 +179,7 @@ static inline int sg_alloc_table(struct sg_table *table, unsigned int nents, gfp
 void pagoda_sg_free_table(struct sg_table *table);
 static inline void sg_free_table(struct sg_table *table) { pagoda_sg_free_table(table); }
 
-/* The same where the first entries are the caller's own array (of at least 2; NULL: none), which
+/* The same where the first entries are the caller's own array (NULL or fewer than 2: none), which
  * serves alone if it is large enough. Flags GFP_ATOMIC. 0, -EINVAL or -ENOMEM. */
 int pagoda_sg_alloc_table_chained(struct sg_table *table, int nents,
                                   struct scatterlist *first_chunk, unsigned int nents_first_chunk);

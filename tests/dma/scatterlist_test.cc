@@ -182,7 +182,13 @@ TEST(scatterlist, a_table_may_begin_in_the_callers_array) {
     }
     scatterlist one;
     sg_table table;
-    EXPECT_EQ(sg_alloc_table_chained(&table, 2, &one, 1), -EINVAL);
+    for (unsigned first : {0u, 1u})
+        for (int n : {1, 2, 300}) {
+            ASSERT_EQ(sg_alloc_table_chained(&table, n, &one, first), 0);
+            EXPECT_NE(table.sgl, &one) << "it has no room for a link";
+            EXPECT_EQ(sg_nents(table.sgl), n);
+            sg_free_table_chained(&table, first);
+        }
     EXPECT_EQ(sg_alloc_table_chained(&table, 0, nullptr, 0), -EINVAL);
     EXPECT_EQ(sg_alloc_table_chained(&table, 300, nullptr, 0), 0);
     sg_free_table_chained(&table, 0);
