@@ -77,6 +77,18 @@ void release_managed(void *p) {
     kfree(found);
 }
 
+void *allocate(pagoda_device_state &s, size_t bytes, dma_addr_t *handle, gfp_t gfp,
+               unsigned long attrs, const void *caller) {
+    uint64_t address = DMA_MAPPING_ERROR;
+    void *p = coherent_alloc(s, bytes, s.coherent_mask, gfp, entry_kind::coherent, &address);
+    if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0 && (gfp & __GFP_NOWARN) == 0)
+        complain("%s", pagoda_device_error());
+    if (p != nullptr && s.debug != nullptr)
+        debug_made(s, p, {address, bytes, DMA_BIDIRECTIONAL, made_by::coherent, caller});
+    *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
+    return p;
+}
+
 } // namespace
 
 void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
@@ -111,8 +123,9 @@ void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t 
     return nullptr;
 }
 
-void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t address,
-                   entry_kind kind) {
+void coherent_free(pagoda_device_state &s, void *p, entry_kind kind, const debug_use &use) {
+    uint64_t address = use.address;
+    size_t bytes = use.bytes;
     if (p == nullptr || s.space->dead())
         return;
     ledger_entry entry;
@@ -120,6 +133,8 @@ void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t addre
         ledger_find(s.space, address, &entry) && entry.memory == p &&
         (entry.kind == kind || (kind == entry_kind::coherent && entry.kind == entry_kind::region));
     if (!found || entry.bytes != bytes || !ledger_remove(entry)) {
+        if (s.debug != nullptr && debug_free(s, use, false))
+            return;
         if (found && entry.bytes != bytes)
             complain("%s: %p is freed with %zu bytes and was allocated with %zu: left alone",
                      s.name, p, bytes, entry.bytes);
@@ -128,6 +143,8 @@ void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t addre
                      static_cast<unsigned long long>(address));
         return;
     }
+    if (s.debug != nullptr)
+        debug_free(s, use, true);
     if (!views_put_off(entry))
         coherent_give_back(s.space, entry);
     else
@@ -164,24 +181,22 @@ using namespace pagoda::dma;
 
 PAGODA_EXPORT void *pagoda_dma_alloc(device *dev, size_t bytes, dma_addr_t *handle, gfp_t gfp,
                                      unsigned long attrs) {
-    pagoda_device_state &s = *dev->state;
-    uint64_t address = DMA_MAPPING_ERROR;
-    void *p = coherent_alloc(s, bytes, s.coherent_mask, gfp, entry_kind::coherent, &address);
-    if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0 && (gfp & __GFP_NOWARN) == 0)
-        complain("%s", pagoda_device_error());
-    *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
-    return p;
+    return allocate(*dev->state, bytes, handle, gfp, attrs, __builtin_return_address(0));
 }
 
 PAGODA_EXPORT void pagoda_dma_free(device *dev, size_t bytes, void *p, dma_addr_t handle,
                                    unsigned long) {
-    coherent_free(*dev->state, bytes, p, handle, entry_kind::coherent);
+    coherent_free(
+        *dev->state, p, entry_kind::coherent,
+        {handle, bytes, DMA_BIDIRECTIONAL, made_by::coherent, __builtin_return_address(0)});
 }
 
 PAGODA_EXPORT void *pagoda_dmam_alloc(device *dev, size_t bytes, dma_addr_t *handle, gfp_t gfp,
                                       unsigned long attrs) {
     auto *block = static_cast<managed_block *>(kmalloc(sizeof(managed_block), gfp & ~GFP_ZONEMASK));
-    void *p = block == nullptr ? nullptr : pagoda_dma_alloc(dev, bytes, handle, gfp, attrs);
+    void *p = block == nullptr
+                  ? nullptr
+                  : allocate(*dev->state, bytes, handle, gfp, attrs, __builtin_return_address(0));
     if (p == nullptr) {
         kfree(block);
         *handle = DMA_MAPPING_ERROR;
@@ -227,13 +242,16 @@ PAGODA_EXPORT struct page *pagoda_dma_alloc_pages(device *dev, size_t bytes, dma
     if (p == nullptr && (gfp & __GFP_NOWARN) == 0)
         complain("%s", pagoda_device_error());
     *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
+    if (p != nullptr && s.debug != nullptr)
+        debug_made(s, p, {address, bytes, dir, made_by::pages, __builtin_return_address(0)});
     return p == nullptr ? nullptr : virt_to_page(p);
 }
 
 PAGODA_EXPORT void pagoda_dma_free_pages(device *dev, size_t bytes, struct page *page,
-                                         dma_addr_t handle, dma_data_direction) {
+                                         dma_addr_t handle, dma_data_direction dir) {
     if (page != nullptr)
-        coherent_free(*dev->state, bytes, page_address(page), handle, entry_kind::pages);
+        coherent_free(*dev->state, page_address(page), entry_kind::pages,
+                      {handle, bytes, dir, made_by::pages, __builtin_return_address(0)});
 }
 
 PAGODA_EXPORT int pagoda_dma_get_sgtable(device *dev, sg_table *table, void *p, dma_addr_t handle,

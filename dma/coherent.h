@@ -3,6 +3,7 @@
 // room there, is a shared region with a range of its own.
 #pragma once
 
+#include "dma/debug.h"
 #include "dma/device.h"
 #include "dma/ledger.h"
 
@@ -13,9 +14,9 @@ namespace pagoda::dma {
 // Zeroed memory within the mask, in the ledger as `kind` (coherent or pages). NULL: fail()ed.
 void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t gfp,
                      entry_kind kind, uint64_t *address);
-// Frees what was allocated as that kind with these arguments; complains about anything else.
-void coherent_free(pagoda_device_state &s, size_t bytes, void *p, uint64_t address,
-                   entry_kind kind);
+// Frees what was allocated as that kind, at that address and of that size; complains about anything
+// else.
+void coherent_free(pagoda_device_state &s, void *p, entry_kind kind, const debug_use &use);
 
 // What was allocated, as any kind, with exactly these arguments. False: nothing.
 bool coherent_find(const pagoda_device_state &s, size_t bytes, const void *p, uint64_t address,

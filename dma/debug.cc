@@ -1,212 +1,419 @@
 #include "dma/debug.h"
 
 #include "dma/complain.h"
+#include "dma/debug_guard.h"
+#include "dma/debug_table.h"
 #include "dma/mapping.h"
 #include "dma/mutex.h"
 #include "hugepage/base.h"
+#include "hugepage/provider.h"
 
 #include <pagoda/slab.h>
 
 #include <errno.h>
+#include <stdlib.h>
+
+// How many devices dma_mapping_error() has to tell of what it was asked. A program that is not
+// position independent has its own copy of this, which is then the only one.
+PAGODA_EXPORT int pagoda_dma_debugged;
+int pagoda_dma_debugged = 0;
 
 namespace pagoda::dma {
 
 namespace {
 
-struct record {
-    record *next;
-    const void *memory; // NULL: a device's
-    uint64_t address;
-    size_t bytes;
-    dma_data_direction dir;
-    const void *caller;
-    bool processors; // between dma_sync_*_for_cpu and _for_device
-    uint64_t sum;    // of the bytes, where the device only reads them
-};
-
-const char *name_of(dma_data_direction dir) {
-    static const char *const names[] = {"DMA_BIDIRECTIONAL", "DMA_TO_DEVICE", "DMA_FROM_DEVICE"};
-    return dir < DMA_NONE ? names[dir] : "DMA_NONE";
-}
+pthread_mutex_t g_tables_lock = PTHREAD_MUTEX_INITIALIZER;
+debug_table *g_tables; // of the process's devices
 
 unsigned long long number(uint64_t address) { return address; }
 
-uint64_t sum_of(const record &r) {
+uint64_t sum_of(const debug_record &r) {
     uint64_t sum = 0xcbf29ce484222325;
-    for (size_t i = 0; r.memory != nullptr && i < r.bytes; i++)
+    for (size_t i = 0; r.memory != nullptr && i < r.use.bytes; i++)
         sum = (sum ^ static_cast<const uint8_t *>(r.memory)[i]) * 0x100000001b3;
     return sum;
 }
 
-bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) {
-    return a < b + b_bytes && b < a + a_bytes;
-}
-
-bool contains(const record &r, uint64_t address, size_t bytes) {
-    return address >= r.address && bytes <= r.bytes && address - r.address <= r.bytes - bytes;
-}
-
-uint64_t at(const void *p) { return reinterpret_cast<uintptr_t>(p); }
-
-} // namespace
-
-struct debug_table {
-    pthread_mutex_t lock;
-    record *first;
-
-    // The link to the one at this address, of this size and direction where there are several.
-    record **find(uint64_t address, size_t bytes, dma_data_direction dir) {
-        record **found = nullptr;
-        for (record **link = &first; *link != nullptr; link = &(*link)->next)
-            if ((*link)->address == address) {
-                found = link;
-                if ((*link)->bytes == bytes && (*link)->dir == dir)
-                    break;
-            }
-        return found;
+// Before the processor's turn, or the end: what it did before. Told: nothing more is said.
+void check_contents(const pagoda_device_state &s, const debug_record &r, const void *now) {
+    size_t at = r.use.bytes;
+    if (r.use.dir == DMA_TO_DEVICE) {
+        if (!r.processors && r.memory != nullptr && sum_of(r) != r.sum)
+            at = 0;
+    } else if (r.guard != nullptr) {
+        at = guard_written(*r.guard);
     }
-
-    // The one that a part belongs to: it may lie in several, of buffers that overlap.
-    record *best(uint64_t address, size_t bytes, dma_data_direction dir) {
-        record *found = nullptr;
-        int most = 0;
-        for (record *r = first; r != nullptr; r = r->next) {
-            if (!overlap(r->address, r->bytes, address, bytes))
-                continue;
-            int rank = 1 + 2 * contains(*r, address, bytes) + (r->dir == dir);
-            if (rank > most) {
-                most = rank;
-                found = r;
-            }
-        }
-        return found;
-    }
-};
-
-namespace {
-
-void check_contents(const pagoda_device_state &s, const record &r) {
-    if (r.dir == DMA_TO_DEVICE && !r.processors && sum_of(r) != r.sum)
-        complain("%s: the %zu bytes at %p (%#llx, %s, mapped from %p) were written by the "
-                 "processor while they were the device's",
-                 s.name, r.bytes, r.memory, number(r.address), name_of(r.dir), r.caller);
+    if (at == r.use.bytes)
+        return;
+    call_site made(r.use.caller), found(now);
+    if (r.use.dir == DMA_TO_DEVICE)
+        accuse("%s: the %zu bytes at %p (%#llx, %s, mapped from %s) were written by the processor "
+               "while they were the device's: found from %s",
+               s.name, r.use.bytes, r.memory, number(r.use.address), name_of(r.use.dir),
+               made.text(), found.text());
+    else
+        accuse("%s: byte %zu of the %zu at %p (%#llx, %s, mapped from %s) was written by the "
+               "processor while they were the device's: found from %s",
+               s.name, at, r.use.bytes, r.memory, number(r.use.address), name_of(r.use.dir),
+               made.text(), found.text());
 }
 
-void check_overlap(const pagoda_device_state &s, const record &made) {
-    for (const record *r = made.next; r != nullptr; r = r->next)
-        if (r->memory != nullptr && made.memory != nullptr &&
-            overlap(at(r->memory), r->bytes, at(made.memory), made.bytes) &&
-            (r->dir != DMA_TO_DEVICE || made.dir != DMA_TO_DEVICE)) {
-            complain("%s: the %zu bytes at %p are mapped %s from %p, and %zu of %p are already, "
-                     "%s from %p",
-                     s.name, made.bytes, made.memory, name_of(made.dir), made.caller, r->bytes,
-                     r->memory, name_of(r->dir), r->caller);
-            return;
-        }
-}
-
-} // namespace
-
-void debug_mapped(pagoda_device_state &s, const void *p, size_t bytes, uint64_t address,
-                  dma_data_direction dir, const void *caller) {
-    auto *r = static_cast<record *>(kmalloc(sizeof(record), GFP_ATOMIC));
-    if (r == nullptr) {
-        complain("%s: no memory for the record of a mapping, which looks unknown from now on",
-                 s.name);
+void check_overlap(const pagoda_device_state &s, debug_table &table, const debug_record &made) {
+    uint64_t first = made.by_memory.first, last = made.by_memory.last;
+    interval *i = table.memory.find(first, last);
+    for (; i != nullptr; i = interval_tree::next(i, first, last)) {
+        const debug_record &r = debug_record::of_memory(i);
+        if (&r == &made || (r.use.dir == DMA_TO_DEVICE && made.use.dir == DMA_TO_DEVICE))
+            continue;
+        call_site now(made.use.caller), before(r.use.caller);
+        accuse("%s: the %zu bytes at %p are mapped %s from %s, and %zu of %p are already, %s "
+               "from %s",
+               s.name, made.use.bytes, made.memory, name_of(made.use.dir), now.text(), r.use.bytes,
+               r.memory, name_of(r.use.dir), before.text());
         return;
     }
-    debug_table &table = *s.debug;
-    locked hold(table.lock);
-    *r = {table.first, p, address, bytes, dir, caller, false, 0};
-    if (dir == DMA_TO_DEVICE)
-        r->sum = sum_of(*r);
-    table.first = r;
-    check_overlap(s, *r);
 }
 
-bool debug_unmapping(pagoda_device_state &s, uint64_t address, size_t *bytes,
-                     dma_data_direction *dir) {
-    record *r;
-    {
-        locked hold(s.debug->lock);
-        record **link = s.debug->find(address, *bytes, *dir);
-        r = link == nullptr ? nullptr : *link;
-        if (r != nullptr)
-            *link = r->next;
-    }
-    if (r == nullptr) {
-        complain("%s: %#llx (%zu bytes) is unmapped and is not mapped, or not any more", s.name,
-                 number(address), *bytes);
+// What differs between how something was made and how it is undone. True: something does.
+bool check_undo(const pagoda_device_state &s, const debug_record &r, const debug_use &undo) {
+    bool function = r.use.by != undo.by, size = r.use.bytes != undo.bytes,
+         direction = r.use.dir != undo.dir;
+    if (!function && !size && !direction)
         return false;
-    }
-    if (r->bytes != *bytes)
-        complain("%s: %#llx is unmapped with %zu bytes and was mapped with %zu, from %p", s.name,
-                 number(address), *bytes, r->bytes, r->caller);
-    if (r->dir != *dir)
-        complain("%s: %#llx is unmapped %s and was mapped %s, from %p", s.name, number(address),
-                 name_of(*dir), name_of(r->dir), r->caller);
-    check_contents(s, *r);
-    *bytes = r->bytes;
-    *dir = r->dir;
-    kfree(r);
+    call_site made(r.use.caller), now(undo.caller);
+    accuse("%s: %#llx was made by %s (%zu bytes, %s) from %s and is undone by %s (%zu bytes, %s) "
+           "from %s: another%s%s%s",
+           s.name, number(undo.address), maker_of(r.use.by), r.use.bytes, name_of(r.use.dir),
+           made.text(), undoer_of(undo.by), undo.bytes, name_of(undo.dir), now.text(),
+           function ? " function" : "", size ? " size" : "", direction ? " direction" : "");
     return true;
 }
 
-void debug_synced(pagoda_device_state &s, uint64_t address, size_t bytes, dma_data_direction dir,
-                  bool for_device) {
-    locked hold(s.debug->lock);
-    record *r = s.debug->best(address, bytes, dir);
-    if (r == nullptr)
-        return; // pages of dma_alloc_pages(); what is nothing at all is reported anyway
-    if (!contains(*r, address, bytes))
-        complain("%s: %zu bytes at %#llx are synchronised, beyond the mapping of %zu at %#llx",
-                 s.name, bytes, number(address), r->bytes, number(r->address));
-    if (r->dir != dir && r->dir != DMA_BIDIRECTIONAL)
-        complain("%s: %#llx is synchronised %s and was mapped %s, from %p", s.name, number(address),
-                 name_of(dir), name_of(r->dir), r->caller);
-    if (!for_device)
-        check_contents(s, *r);
-    r->processors = !for_device;
-    if (for_device && r->dir == DMA_TO_DEVICE)
-        r->sum = sum_of(*r);
+void say_unknown(const pagoda_device_state &s, const debug_table &table, const debug_use &undo) {
+    call_site now(undo.caller);
+    const debug_past *past = table.find_past(undo.address);
+    if (past == nullptr) {
+        accuse("%s: %#llx (%zu bytes) is undone by %s from %s and is not mapped", s.name,
+               number(undo.address), undo.bytes, undoer_of(undo.by), now.text());
+        return;
+    }
+    call_site made(past->made), undone(past->undone);
+    accuse("%s: %#llx (%zu bytes) is undone by %s from %s and is not mapped any more: it was from "
+           "%s to %s",
+           s.name, number(undo.address), undo.bytes, undoer_of(undo.by), now.text(), made.text(),
+           undone.text());
 }
 
-void debug_forget(pagoda_device_state &s) {
+bool is_streaming(made_by by) { return by <= made_by::list; }
+
+debug_record *make_record(const pagoda_device_state &s, const void *p, const debug_use &use) {
+    auto *r = static_cast<debug_record *>(kzalloc(sizeof(debug_record), GFP_ATOMIC));
+    if (r == nullptr) {
+        complain("%s: no memory for the record of a mapping, which looks unknown from now on",
+                 s.name);
+        return nullptr;
+    }
+    r->use = use;
+    r->memory = p;
+    r->asked = use.by >= made_by::list;
+    return r;
+}
+
+void add_record(pagoda_device_state &s, debug_record *r) {
+    bool streaming = r->memory != nullptr && is_streaming(r->use.by);
+    if (streaming && r->use.dir == DMA_TO_DEVICE)
+        r->sum = sum_of(*r);
+    {
+        locked hold(s.debug->lock);
+        s.debug->add(r);
+        if (streaming)
+            check_overlap(s, *s.debug, *r);
+    }
+    if (r->guard != nullptr)
+        guard_begin(*r->guard,
+                    {s.name, r->guard->memory, r->use.bytes, name_of(r->use.dir), r->use.caller});
+}
+
+// Of the process, at its end or its device's.
+unsigned tell_left(const debug_table &table) {
+    unsigned told = 0;
+    interval *i = table.addresses.find(0, UINT64_MAX);
+    for (; i != nullptr; i = interval_tree::next(i, 0, UINT64_MAX), told++) {
+        const debug_record &r = debug_record::of_address(i);
+        call_site made(r.use.caller);
+        if (is_streaming(r.use.by))
+            complain("%s: the %zu bytes at %p (%#llx, %s, mapped by %s from %s) are still mapped",
+                     table.name, r.use.bytes, r.memory, number(r.use.address), name_of(r.use.dir),
+                     maker_of(r.use.by), made.text());
+        else
+            complain("%s: the %zu bytes at %p (%#llx, %s from %s) were not freed", table.name,
+                     r.use.bytes, r.memory, number(r.use.address), maker_of(r.use.by), made.text());
+    }
+    return told;
+}
+
+// After everything of the program's. With several devices all are told before anything ends.
+__attribute__((destructor(101))) void tell_at_exit() {
+    unsigned told = 0;
+    {
+        locked hold(g_tables_lock);
+        for (debug_table *t = g_tables; t != nullptr; t = t->next) {
+            locked one(t->lock);
+            told += t->in->dead() ? 0 : tell_left(*t);
+        }
+    }
+    if (told != 0)
+        pagoda_misuse_told();
+}
+
+// The parent's tables, whose locks others may have had, are not looked at any more.
+void forget_in_child() {
+    pthread_mutex_init(&g_tables_lock, nullptr);
+    g_tables = nullptr;
+    pagoda_dma_debugged = 0;
+}
+
+int begin(pagoda_device_state &s, int level) {
+    static bool watched;
+    auto *table = static_cast<debug_table *>(kvzalloc(sizeof(debug_table), GFP_KERNEL));
+    if (table == nullptr)
+        return fail(ENOMEM, "%s: no memory for dma-debug", s.name);
+    pthread_mutex_init(&table->lock, nullptr);
+    table->name = s.name;
+    table->in = s.space;
+    table->guards = level == PAGODA_DMA_DEBUG_GUARD;
+    locked hold(g_tables_lock);
+    if (!watched && pthread_atfork(nullptr, nullptr, forget_in_child) != 0) {
+        kvfree(table);
+        return fail(ENOMEM, "%s: no memory for dma-debug", s.name);
+    }
+    watched = true;
+    table->next = g_tables;
+    g_tables = table;
+    __atomic_fetch_add(&pagoda_dma_debugged, 1, __ATOMIC_RELAXED);
+    s.debug = table;
+    s.direct = false;
+    return 0;
+}
+
+void end(pagoda_device_state &s, bool tell) {
     debug_table *table = s.debug;
     if (table == nullptr)
         return;
     s.debug = nullptr;
-    while (record *r = table->first) {
-        table->first = r->next;
-        if (!s.space->dead()) // a fork parent's are not lost here
-            complain("%s: the %zu bytes at %p (%#llx, %s, mapped from %p) are still mapped", s.name,
-                     r->bytes, r->memory, number(r->address), name_of(r->dir), r->caller);
-        kfree(r);
+    if (s.space->dead()) { // a fork parent's: nothing is lost here
+        kvfree(table);
+        return;
     }
-    kfree(table);
+    {
+        locked hold(g_tables_lock);
+        for (debug_table **link = &g_tables; *link != nullptr; link = &(*link)->next)
+            if (*link == table) {
+                *link = table->next;
+                __atomic_fetch_sub(&pagoda_dma_debugged, 1, __ATOMIC_RELAXED);
+                break;
+            }
+    }
+    unsigned told = tell ? tell_left(*table) : 0;
+    while (interval *i = table->addresses.any()) {
+        debug_record &r = debug_record::of_address(i);
+        table->remove(&r);
+        if (r.guard != nullptr) {
+            guard_open(*r.guard);
+            guard_abandon(r.guard);
+        }
+        kfree(&r);
+    }
+    kvfree(table);
+    if (told != 0)
+        pagoda_misuse_told();
 }
+
+} // namespace
+
+dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
+                     dma_addr_t (*map)(pagoda_device_state &, void *, size_t, dma_data_direction)) {
+    debug_record *r = make_record(s, p, use);
+    guarded *guard = r != nullptr && s.debug->guards && check_usable(s) == 0
+                         ? guard_copy(p, use.bytes, use.dir)
+                         : nullptr;
+    dma_addr_t address =
+        guard != nullptr ? map(s, guard->copy, use.bytes, use.dir) : DMA_MAPPING_ERROR;
+    if (address == DMA_MAPPING_ERROR) { // as it is without the guard
+        if (guard != nullptr) {
+            guard->dir = DMA_TO_DEVICE; // nothing comes back
+            guard_end(guard);
+        }
+        guard = nullptr;
+        address = map(s, p, use.bytes, use.dir);
+    }
+    if (r == nullptr || address == DMA_MAPPING_ERROR) {
+        kfree(r);
+        return address;
+    }
+    r->use.address = address;
+    r->guard = guard;
+    add_record(s, r);
+    return address;
+}
+
+void debug_made(pagoda_device_state &s, const void *p, const debug_use &use) {
+    if (debug_record *r = make_record(s, p, use))
+        add_record(s, r);
+}
+
+void debug_undo(pagoda_device_state &s, const debug_use &use, bool copy_back,
+                void (*undo)(pagoda_device_state &, uint64_t, size_t, bool)) {
+    debug_record *r;
+    {
+        locked hold(s.debug->lock);
+        r = s.debug->find(use);
+        if (r == nullptr) {
+            say_unknown(s, *s.debug, use);
+            return;
+        }
+        if (!is_streaming(r->use.by)) {
+            check_undo(s, *r, use);
+            return;
+        }
+        s.debug->remove(r);
+        s.debug->note_past({use.address, r->use.caller, use.caller});
+    }
+    check_undo(s, *r, use);
+    if (!r->asked) {
+        call_site made(r->use.caller), now(use.caller);
+        accuse("%s: dma_mapping_error() was never asked of %#llx (%zu bytes), mapped by %s from "
+               "%s and undone from %s",
+               s.name, number(use.address), r->use.bytes, maker_of(r->use.by), made.text(),
+               now.text());
+    }
+    if ((r->guard == nullptr || !guard_open(*r->guard)) && !r->told)
+        check_contents(s, *r, use.caller);
+    if (undo != nullptr)
+        undo(s, use.address, r->use.bytes, copy_back && r->use.dir != DMA_TO_DEVICE);
+    if (r->guard != nullptr)
+        guard_end(r->guard);
+    kfree(r);
+}
+
+bool debug_free(pagoda_device_state &s, const debug_use &use, bool freed) {
+    locked hold(s.debug->lock);
+    debug_record *r = s.debug->find(use);
+    if (freed) {
+        if (r != nullptr && !is_streaming(r->use.by)) {
+            check_undo(s, *r, use);
+            s.debug->remove(r);
+            s.debug->note_past({use.address, r->use.caller, use.caller});
+            kfree(r);
+        }
+        return true;
+    }
+    if (r == nullptr && s.debug->find_past(use.address) == nullptr)
+        return false;
+    if (r != nullptr)
+        return check_undo(s, *r, use);
+    say_unknown(s, *s.debug, use);
+    return true;
+}
+
+void debug_asked(pagoda_device_state &s, uint64_t address) {
+    locked hold(s.debug->lock);
+    interval *i = s.debug->addresses.find(address, address);
+    for (; i != nullptr; i = interval_tree::next(i, address, address)) {
+        debug_record &r = debug_record::of_address(i);
+        if (r.use.address == address && !r.asked) {
+            r.asked = true;
+            return;
+        }
+    }
+}
+
+void debug_list(pagoda_device_state &s, uint64_t address, unsigned pieces) {
+    locked hold(s.debug->lock);
+    debug_record *r = s.debug->find({address, 0, DMA_NONE, made_by::list, nullptr});
+    if (r != nullptr)
+        r->pieces = pieces;
+}
+
+int debug_list_length(pagoda_device_state &s, const debug_use &first, int pieces) {
+    locked hold(s.debug->lock);
+    const debug_record *r = s.debug->find(first);
+    if (r == nullptr) {
+        say_unknown(s, *s.debug, first);
+        return 0;
+    }
+    if (r->pieces == 0 || r->pieces == static_cast<unsigned>(pieces))
+        return pieces;
+    call_site made(r->use.caller), now(first.caller);
+    accuse("%s: a list of %u pieces at %#llx, mapped from %s, is undone with %d from %s", s.name,
+           r->pieces, number(first.address), made.text(), pieces, now.text());
+    return static_cast<int>(r->pieces);
+}
+
+void debug_synced(pagoda_device_state &s, const debug_use &part, bool for_device) {
+    locked hold(s.debug->lock);
+    debug_record *r = s.debug->best(part);
+    if (r == nullptr || !is_streaming(r->use.by))
+        return; // pages of dma_alloc_pages(); what is nothing at all is reported anyway
+    call_site now(part.caller), made(r->use.caller);
+    bool inside = r->contains(part);
+    if (!inside)
+        accuse("%s: %zu bytes at %#llx are synchronised from %s, beyond the mapping of %zu at "
+               "%#llx from %s",
+               s.name, part.bytes, number(part.address), now.text(), r->use.bytes,
+               number(r->use.address), made.text());
+    if (r->use.dir != part.dir && r->use.dir != DMA_BIDIRECTIONAL)
+        accuse("%s: %#llx is synchronised %s from %s and was mapped %s, from %s", s.name,
+               number(part.address), name_of(part.dir), now.text(), name_of(r->use.dir),
+               made.text());
+    uint64_t from = max_of(part.address, r->use.address) - r->use.address;
+    uint64_t to = min_of(part.address + part.bytes, r->use.address + r->use.bytes) - r->use.address;
+    if (r->guard != nullptr && !for_device && guard_pause(*r->guard))
+        r->told = true;
+    if (!for_device && !r->told)
+        check_contents(s, *r, part.caller);
+    r->processors = !for_device;
+    if (r->guard != nullptr && for_device)
+        guard_to_device(*r->guard, from, to - from);
+    else if (r->guard != nullptr)
+        guard_to_processor(*r->guard, from, to - from);
+    if (for_device && r->use.dir == DMA_TO_DEVICE)
+        r->sum = sum_of(*r);
+}
+
+bool debug_guards(const pagoda_device_state &s) { return s.debug != nullptr && s.debug->guards; }
+
+void debug_begin(pagoda_device_state &s) {
+    int level = pagoda_dma_debug_option();
+    if (level != PAGODA_DMA_DEBUG_OFF && begin(s, level) != 0)
+        complain("%s", pagoda_device_error());
+}
+
+void debug_forget(pagoda_device_state &s) { end(s, true); }
 
 } // namespace pagoda::dma
 
 using namespace pagoda::dma;
 
-PAGODA_EXPORT int pagoda_dma_debug(device *dev, bool on) {
+PAGODA_EXPORT int pagoda_dma_debug(device *dev, pagoda_dma_debug_level level) {
     pagoda_device_state &s = *dev->state;
+    if (level > PAGODA_DMA_DEBUG_GUARD)
+        return -EINVAL;
     if (check_usable(s) != 0)
         return -ENODEV;
-    if ((s.debug != nullptr) == on)
+    pagoda_dma_debug_level now = s.debug == nullptr ? PAGODA_DMA_DEBUG_OFF
+                                 : s.debug->guards  ? PAGODA_DMA_DEBUG_GUARD
+                                                    : PAGODA_DMA_DEBUG_ON;
+    if (now == level)
         return 0;
     if (live_mappings(s) != 0)
         return fail(EBUSY, "%s: dma-debug begins and ends while nothing is mapped", s.name);
-    if (!on) {
-        debug_forget(s);
-        return 0;
-    }
-    auto *table = static_cast<debug_table *>(kzalloc(sizeof(debug_table), GFP_KERNEL));
-    if (table == nullptr)
-        return fail(ENOMEM, "%s: no memory for dma-debug", s.name);
-    pthread_mutex_init(&table->lock, nullptr);
-    s.debug = table;
-    s.direct = false;
-    return 0;
+    end(s, false);
+    return level == PAGODA_DMA_DEBUG_OFF ? 0 : begin(s, level);
+}
+
+PAGODA_EXPORT void pagoda_dma_mapping_asked(device *dev, dma_addr_t address) {
+    pagoda_device_state &s = *dev->state;
+    if (s.debug != nullptr && address != DMA_MAPPING_ERROR && !s.space->dead())
+        debug_asked(s, address);
 }

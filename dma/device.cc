@@ -65,6 +65,7 @@ pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name
     state->max_segment = 65536;
     state->boundary = UINT64_MAX;
     s->attach(state);
+    debug_begin(*state);
     return state;
 }
 

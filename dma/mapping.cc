@@ -213,23 +213,25 @@ PAGODA_NOINLINE void unmap_slowly(pagoda_device_state &s, uint64_t address, size
     }
 }
 
-void sync(device *dev, dma_addr_t address, size_t bytes, dma_data_direction dir, bool for_device) {
-    pagoda_device_state &s = *dev->state;
+} // namespace
+
+void sync_mapping(pagoda_device_state &s, dma_addr_t address, size_t bytes, dma_data_direction dir,
+                  bool for_device, const void *caller) {
     bool copies = dir != (for_device ? DMA_FROM_DEVICE : DMA_TO_DEVICE);
     if (s.space->dead() || !check_direction(s, address, bytes, dir))
         return;
     void *p = s.space->virtual_address(address);
     bool known = p != nullptr;
-    if (s.debug != nullptr)
-        debug_synced(s, address, bytes, dir, for_device);
+    if (s.debug != nullptr && for_device)
+        debug_synced(s, {address, bytes, dir, made_by::single, caller}, true);
     if (known && bounce_buffers.owns(p))
         known = copies ? bounce_buffers.sync(p, bytes, for_device) : true;
+    if (s.debug != nullptr && !for_device)
+        debug_synced(s, {address, bytes, dir, made_by::single, caller}, false);
     if (!known)
         complain("%s: %#llx (%zu bytes) is synchronised and is not mapped", s.name,
                  static_cast<unsigned long long>(address), bytes);
 }
-
-} // namespace
 
 int access_of(dma_data_direction dir) {
     switch (dir) {
@@ -302,7 +304,7 @@ int explain(const pagoda_device_state &s, int error, size_t bytes) {
     }
 }
 
-dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_direction dir) {
+dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_direction) {
     uint64_t address;
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT)
@@ -310,13 +312,19 @@ dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_d
     if (bytes <= swiotlb::max_bytes(s.min_align_mask) && count_mappings(s, 0) &&
         map_bounced(s, p, bytes, hold == 0, &address)) {
         count(s, 1);
-        if (s.debug != nullptr)
-            debug_mapped(s, p, bytes, address, dir, __builtin_return_address(0));
         return address;
     }
     if (hold == 0)
         pagoda_object_release(p);
     return DMA_MAPPING_ERROR;
+}
+
+dma_addr_t map_debugged(pagoda_device_state &s, void *p, const debug_use &use) {
+    return debug_map(s, p, use, map_slowly);
+}
+
+void unmap_debugged(pagoda_device_state &s, const debug_use &use, unsigned long attrs) {
+    debug_undo(s, use, (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0, unmap_slowly);
 }
 
 bool count_mappings(pagoda_device_state &s, int64_t n) {
@@ -376,7 +384,7 @@ PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {
 // Looked up before it is held, so that neither waits for the other, and once more after: what is
 // held stays where it is.
 PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes,
-                                        dma_data_direction dir, unsigned long) {
+                                        dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
     if (PAGODA_LIKELY(s.direct.load(std::memory_order_relaxed) && dir < DMA_NONE)) {
         space::spot at = s.space->find_in_one(p, bytes, s.mask);
@@ -388,10 +396,10 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
             pagoda_object_release(p);
         }
     }
-    dma_addr_t address = map_slowly(s, const_cast<void *>(p), bytes, dir);
-    if (PAGODA_UNLIKELY(s.debug != nullptr && address != DMA_MAPPING_ERROR))
-        debug_mapped(s, p, bytes, address, dir, __builtin_return_address(0));
-    return address;
+    if (PAGODA_UNLIKELY(s.debug != nullptr))
+        return map_debugged(s, const_cast<void *>(p),
+                            {0, bytes, dir, made_by_of(attrs), __builtin_return_address(0)});
+    return map_slowly(s, const_cast<void *>(p), bytes, dir);
 }
 
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
@@ -407,14 +415,16 @@ PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t byte
     }
     if (PAGODA_UNLIKELY(!check_direction(s, address, bytes, dir)))
         return;
-    if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead() &&
-                        !debug_unmapping(s, address, &bytes, &dir)))
+    if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead())) {
+        unmap_debugged(s, {address, bytes, dir, made_by_of(attrs), __builtin_return_address(0)},
+                       attrs);
         return;
+    }
     unmap_slowly(s, address, bytes, dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0);
 }
 
 PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, size_t bytes,
-                                                 dma_data_direction dir, unsigned long) {
+                                                 dma_data_direction dir, unsigned long attrs) {
     pagoda_device_state &s = *dev->state;
     void *p = reinterpret_cast<void *>(at);
     int access = access_of(dir);
@@ -434,21 +444,22 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, si
     }
     count(s, 1);
     if (s.debug != nullptr)
-        debug_mapped(s, nullptr, bytes, address, dir, __builtin_return_address(0));
+        debug_made(s, nullptr,
+                   {address, bytes, dir, made_by_of(attrs), __builtin_return_address(0)});
     return address;
 }
 
 PAGODA_EXPORT void pagoda_dma_sync_for_cpu(device *dev, dma_addr_t address, size_t bytes,
                                            dma_data_direction dir) {
-    sync(dev, address, bytes, dir, false);
+    sync_mapping(*dev->state, address, bytes, dir, false, __builtin_return_address(0));
 }
 
 PAGODA_EXPORT void pagoda_dma_sync_for_device(device *dev, dma_addr_t address, size_t bytes,
                                               dma_data_direction dir) {
-    sync(dev, address, bytes, dir, true);
+    sync_mapping(*dev->state, address, bytes, dir, true, __builtin_return_address(0));
 }
 
 PAGODA_EXPORT bool pagoda_dma_need_sync(device *dev, dma_addr_t address) {
     void *p = dev->state->space->virtual_address(address);
-    return p != nullptr && bounce_buffers.owns(p);
+    return p != nullptr && (bounce_buffers.owns(p) || debug_guards(*dev->state));
 }

@@ -15,6 +15,8 @@
 
 namespace pagoda::dma {
 
+struct debug_use;
+
 // Longer buffers are cheaper to map than to copy, roughly: mapping costs some 10 us.
 inline constexpr size_t kBounceAtMost = 64u << 10;
 
@@ -35,6 +37,12 @@ int explain_hold(const pagoda_device_state &s, int error, const void *p, size_t 
 // For lists (sg_mapping.cc). A mapping that is a copy, whatever else could be done, and so keeps
 // the device's boundary where it can: DMA_MAPPING_ERROR, nothing said.
 dma_addr_t map_by_copy(pagoda_device_state &s, void *p, size_t bytes, dma_data_direction dir);
+// Mapping and undoing for a device with dma-debug, as of the function and place in `use`.
+dma_addr_t map_debugged(pagoda_device_state &s, void *p, const debug_use &use);
+void unmap_debugged(pagoda_device_state &s, const debug_use &use, unsigned long attrs);
+// dma_sync_single_*, from `caller`.
+void sync_mapping(pagoda_device_state &s, dma_addr_t address, size_t bytes, dma_data_direction dir,
+                  bool for_device, const void *caller);
 // n further mappings. False: there are no counters.
 bool count_mappings(pagoda_device_state &s, int64_t n);
 

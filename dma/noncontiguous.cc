@@ -29,7 +29,8 @@ PAGODA_EXPORT sg_table *pagoda_dma_alloc_noncontiguous(device *dev, size_t bytes
         table = static_cast<sg_table *>(kzalloc(sizeof(sg_table), gfp));
     if (table == nullptr || sg_alloc_table(table, 1, gfp) != 0) {
         if (p != nullptr) {
-            coherent_free(s, bytes, p, address, entry_kind::coherent);
+            coherent_free(s, p, entry_kind::coherent,
+                          {address, bytes, dir, made_by::noncontiguous, nullptr});
             fail(ENOMEM, "%s: no memory for the table of %zu bytes", s.name, bytes);
         }
         kfree(table);
@@ -41,11 +42,14 @@ PAGODA_EXPORT sg_table *pagoda_dma_alloc_noncontiguous(device *dev, size_t bytes
     sg_dma_address(table->sgl) = address;
     sg_dma_len(table->sgl) = static_cast<unsigned>(bytes);
     table->nents = 1;
+    if (s.debug != nullptr)
+        debug_made(s, p,
+                   {address, bytes, dir, made_by::noncontiguous, __builtin_return_address(0)});
     return table;
 }
 
 PAGODA_EXPORT void pagoda_dma_free_noncontiguous(device *dev, size_t bytes, sg_table *table,
-                                                 dma_data_direction) {
+                                                 dma_data_direction dir) {
     if (table == nullptr)
         return;
     if (table->sgl == nullptr || sg_dma_len(table->sgl) != bytes) {
@@ -53,8 +57,9 @@ PAGODA_EXPORT void pagoda_dma_free_noncontiguous(device *dev, size_t bytes, sg_t
                  bytes);
         return;
     }
-    coherent_free(*dev->state, bytes, sg_virt(table->sgl), sg_dma_address(table->sgl),
-                  entry_kind::coherent);
+    coherent_free(*dev->state, sg_virt(table->sgl), entry_kind::coherent,
+                  {sg_dma_address(table->sgl), bytes, dir, made_by::noncontiguous,
+                   __builtin_return_address(0)});
     sg_free_table(table);
     kfree(table);
 }

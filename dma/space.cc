@@ -1,6 +1,7 @@
 #include "dma/space.h"
 
 #include "dma/device.h"
+#include "dma/fence.h"
 #include "dma/mutex.h"
 #include "dma/spaces.h"
 #include "hugepage/provider.h"
@@ -188,6 +189,7 @@ int space::usable() const {
 }
 
 int space::call_map(uint64_t address, uintptr_t at, uint64_t bytes, int access) {
+    fences_paused open(at, bytes);
     int error = iommu_->ops->map(*iommu_, address, at, bytes, access);
     map_calls_.fetch_add(1, std::memory_order_relaxed);
     if (error == 0)

@@ -12,9 +12,8 @@ namespace pagoda {
 #define FIELD(f) static_cast<uint16_t>(offsetof(option_values, f))
 const option_row kOptionTable[] = {
     {"on_error", option_type::choice, "abort|report", "abort",
-     "What follows the report of a double or invalid free: SIGABRT, or nothing (the pointer is "
-     "left "
-     "alone).",
+     "What follows the report of a double or invalid free, or of dma_debug: SIGABRT, or nothing (a "
+     "pointer is left alone).",
      FIELD(on_error), 2},
     {"foreign", option_type::choice, "ignore|report|abort", "ignore",
      "free() of memory that is not Pagoda's: warn once and ignore it, report each one, or report "
@@ -56,6 +55,11 @@ const option_row kOptionTable[] = {
     {"kmalloc_max", option_type::size, "SIZE (64K..1T; K M G T)", "4M",
      "The largest size that kmalloc serves, at most 4 MiB; kvmalloc serves more.",
      FIELD(kmalloc_max), 0},
+    {"dma_debug", option_type::choice, "off|on|guard", "off",
+     "Report misuse of DMA mappings, of every device: with records of them (on), and with the "
+     "pages "
+     "of buffers closed to the processor while they are a device's (guard).",
+     FIELD(dma_debug), 3},
     {"init_on_alloc", option_type::boolean, "0|1", "0",
      "Zero all memory that is handed out, asked for or not. Every allocation is slower.",
      FIELD(init_on_alloc), 0},

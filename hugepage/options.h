@@ -9,6 +9,7 @@ namespace pagoda {
 enum class error_policy : uint8_t { abort, report };
 enum class foreign_policy : uint8_t { ignore, report, abort };
 enum class thp_policy : uint8_t { automatic, never, always };
+enum class dma_debug_level : uint8_t { off, on, guard };
 enum class percpu_policy : uint8_t { automatic, mm_cid, cpu_id, off };
 
 struct option_values {
@@ -16,8 +17,9 @@ struct option_values {
     foreign_policy foreign = foreign_policy::ignore;
     thp_policy thp = thp_policy::automatic;
     percpu_policy percpu = percpu_policy::automatic;
-    uint8_t hugetlb_shift = 0;       // 21 or 30; 0: no hugetlb pages
-    uint32_t hugetlb_pages = 0;      // how many of them at most
+    dma_debug_level dma_debug = dma_debug_level::off; // what devices begin with
+    uint8_t hugetlb_shift = 0;                        // 21 or 30; 0: no hugetlb pages
+    uint32_t hugetlb_pages = 0;                       // how many of them at most
     uint64_t dirty_bytes = 8u << 20; // free memory kept for reuse whatever the heap's size
     uint64_t boot_bytes = 0;         // memory set aside at start, for memblock
     uint64_t mem_bytes = 0;          // how much of it memblock manages; 0: all

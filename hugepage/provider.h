@@ -30,6 +30,12 @@ struct pagoda_dma_provider {
 // Once, with a table that stays. 0, or -EBUSY: there is one already.
 int pagoda_dma_register(const struct pagoda_dma_provider *provider);
 
+// What the option dma_debug says: 0 off, 1 on, 2 guard.
+int pagoda_dma_debug_option(void);
+// A misuse was found, of which a line on stderr has told: counts it, and with on_error=abort ends
+// the process.
+void pagoda_misuse_told(void);
+
 // Makes all of the 2 MiB granule around p that is mapped, of the zone or of a vmalloc area, present
 // and populated, and holds it: it is neither purged, moved nor unmapped before release() was asked.
 // [*start, *start + *bytes) is what may be mapped for devices; the same for each p of a granule

@@ -70,7 +70,12 @@ void harmless_misuse(const text_line &line) {
 }
 
 void misuse(const text_line &line) {
-    harmless_misuse(line);
+    warn(line);
+    misuse_told();
+}
+
+void misuse_told() {
+    misuses.fetch_add(1, std::memory_order_relaxed);
     if (options().on_error == error_policy::abort)
         sys::abort_process();
 }

@@ -56,6 +56,8 @@ void warn(const text_line &line);
 void misuse(const text_line &line);
 // The same where nothing is lost: the program goes on in any case.
 void harmless_misuse(const text_line &line);
+// The same as misuse() for one whose line was written by somebody else.
+void misuse_told();
 uint64_t misuse_count();
 
 } // namespace pagoda

@@ -68,6 +68,13 @@ enum dma_data_direction {
 #define DMA_ATTR_PRIVILEGED (1UL << 9)         /* no effect: the bus has no such levels */
 #define DMA_ATTR_MMIO (1UL << 10)              /* a device's memory, see dma_map_resource() */
 
+/* By which family of functions a mapping is made or undone: for dma-debug, and set by the functions
+ * below alone. */
+#define PAGODA_DMA_BY (3UL << 24)
+#define PAGODA_DMA_BY_PAGE (1UL << 24)
+#define PAGODA_DMA_BY_PHYS (2UL << 24)
+#define PAGODA_DMA_BY_RESOURCE (3UL << 24)
+
 /* Places in a driver's record for what unmapping takes. */
 #define DEFINE_DMA_UNMAP_ADDR(name) dma_addr_t name
 #define DEFINE_DMA_UNMAP_LEN(name) uint32_t name
@@ -88,12 +95,34 @@ enum pagoda_dma_mode {
  * forks much should use STRICT or BOUNCE. 0; -EINVAL: no such mode. */
 int pagoda_dma_set_mode(struct device *dev, enum pagoda_dma_mode mode);
 
-/* Keeps a record of each streaming mapping of the device, and says on stderr, one line each: what
- * is unmapped and not mapped, or with another size or direction; what is synchronised beyond its
- * mapping or in another direction; a buffer that overlaps one that is mapped, where the device
- * writes; a DMA_TO_DEVICE buffer that the processor wrote to while it was the device's; and what is
- * left when the device is closed. Slow. 0; -EBUSY: something is mapped; -ENOMEM; -ENODEV. */
-int pagoda_dma_debug(struct device *dev, bool on);
+/* Which misuse of mappings is looked for. */
+enum pagoda_dma_debug_level {
+    PAGODA_DMA_DEBUG_OFF,
+    PAGODA_DMA_DEBUG_ON,    /* by records of what is mapped */
+    PAGODA_DMA_DEBUG_GUARD, /* and buffers are kept from the processor while they are the device's
+                             */
+};
+
+/* Sets the level of the device's dma-debug; PAGODA_OPTIONS=dma_debug=on or =guard is what devices
+ * begin with. On keeps a record of each mapping and of all coherent memory, and says on stderr, one
+ * line each, with the places that made and undid it: what is undone and not mapped, or not any
+ * more; by the function of another family, or with another size, direction or number of pieces;
+ * without dma_mapping_error() having been asked; what is synchronised beyond its mapping or in
+ * another direction; a buffer that overlaps one that is mapped, where the device writes; a
+ * DMA_TO_DEVICE buffer that the processor wrote to while it was the device's; and what is left when
+ * the device is closed or the process exits. PAGODA_OPTIONS=on_error says whether the process ends
+ * then, as after a double free.
+ *
+ * Guard hands the device copies of the buffers. Whole pages of the heap's that a buffer has alone
+ * are closed meanwhile, to writing where the direction is DMA_TO_DEVICE, else altogether: who
+ * touches them is reported at that moment, with the instruction, and goes on with the pages open;
+ * a system call that is given them fails with EFAULT. A handler of SIGSEGV does this, and passes on
+ * to the one that the program had before. Other parts of buffers that the device writes hold the
+ * byte 0xdb instead, and that the processor wrote there is reported when its turn comes.
+ *
+ * Both are slow, block, and are not for signal handlers. 0; -EBUSY: something is mapped; -EINVAL:
+ * no such level; -ENOMEM; -ENODEV. */
+int pagoda_dma_debug(struct device *dev, enum pagoda_dma_debug_level level);
 
 /* Makes heap memory reachable ahead of time, so that mapping parts of it later is arithmetic. For a
  * heap as a whole call it for each large piece. Blocks. 0; -EFAULT: not heap memory; -ERANGE: out
@@ -230,11 +259,11 @@ static inline void dma_unmap_single(struct device *dev, dma_addr_t address, size
 }
 static inline void dma_unmap_page_attrs(struct device *dev, dma_addr_t address, size_t size,
                                         enum dma_data_direction dir, unsigned long attrs) {
-    pagoda_dma_unmap(dev, address, size, dir, attrs);
+    pagoda_dma_unmap(dev, address, size, dir, attrs | PAGODA_DMA_BY_PAGE);
 }
 static inline void dma_unmap_page(struct device *dev, dma_addr_t address, size_t size,
                                   enum dma_data_direction dir) {
-    pagoda_dma_unmap(dev, address, size, dir, 0);
+    pagoda_dma_unmap(dev, address, size, dir, PAGODA_DMA_BY_PAGE);
 }
 
 /* The same for a part of pages, from `offset` in the first one on. A page of the HIGHMEM zone must
@@ -243,7 +272,8 @@ static inline dma_addr_t dma_map_page_attrs(struct device *dev, struct page *pag
                                             size_t size, enum dma_data_direction dir,
                                             unsigned long attrs) {
     char *at = (char *)page_address(page);
-    return pagoda_dma_map(dev, at == NULL ? NULL : at + offset, size, dir, attrs);
+    return pagoda_dma_map(dev, at == NULL ? NULL : at + offset, size, dir,
+                          attrs | PAGODA_DMA_BY_PAGE);
 }
 static inline dma_addr_t dma_map_page(struct device *dev, struct page *page, size_t offset,
                                       size_t size, enum dma_data_direction dir) {
@@ -258,11 +288,11 @@ dma_addr_t pagoda_dma_map_resource(struct device *dev, phys_addr_t p, size_t siz
                                    enum dma_data_direction dir, unsigned long attrs);
 static inline dma_addr_t dma_map_resource(struct device *dev, phys_addr_t p, size_t size,
                                           enum dma_data_direction dir, unsigned long attrs) {
-    return pagoda_dma_map_resource(dev, p, size, dir, attrs);
+    return pagoda_dma_map_resource(dev, p, size, dir, attrs | PAGODA_DMA_BY_RESOURCE);
 }
 static inline void dma_unmap_resource(struct device *dev, dma_addr_t address, size_t size,
                                       enum dma_data_direction dir, unsigned long attrs) {
-    pagoda_dma_unmap(dev, address, size, dir, attrs);
+    pagoda_dma_unmap(dev, address, size, dir, attrs | PAGODA_DMA_BY_RESOURCE);
 }
 /* What dma_map_phys() takes for memory, and the way back: see above what a physical address is. */
 static inline phys_addr_t virt_to_phys(const volatile void *p) { return (uintptr_t)p; }
@@ -272,17 +302,22 @@ static inline phys_addr_t page_to_phys(struct page *page) { return (uintptr_t)pa
 static inline dma_addr_t dma_map_phys(struct device *dev, phys_addr_t p, size_t size,
                                       enum dma_data_direction dir, unsigned long attrs) {
     if ((attrs & DMA_ATTR_MMIO) != 0)
-        return pagoda_dma_map_resource(dev, p, size, dir, attrs);
-    return pagoda_dma_map(dev, (const void *)(uintptr_t)p, size, dir, attrs);
+        return pagoda_dma_map_resource(dev, p, size, dir, attrs | PAGODA_DMA_BY_PHYS);
+    return pagoda_dma_map(dev, (const void *)(uintptr_t)p, size, dir, attrs | PAGODA_DMA_BY_PHYS);
 }
 static inline void dma_unmap_phys(struct device *dev, dma_addr_t address, size_t size,
                                   enum dma_data_direction dir, unsigned long attrs) {
-    pagoda_dma_unmap(dev, address, size, dir, attrs);
+    pagoda_dma_unmap(dev, address, size, dir, attrs | PAGODA_DMA_BY_PHYS);
 }
 
+/* How many devices have dma-debug on, and what those are told: that dma_mapping_error() was asked.
+ * For the function below alone. */
+extern int pagoda_dma_debugged;
+void pagoda_dma_mapping_asked(struct device *dev, dma_addr_t address);
 /* Whether a mapping failed: 0, or -ENOMEM. */
 static inline int dma_mapping_error(struct device *dev, dma_addr_t address) {
-    (void)dev;
+    if (__builtin_expect(__atomic_load_n(&pagoda_dma_debugged, __ATOMIC_RELAXED) != 0, 0))
+        pagoda_dma_mapping_asked(dev, address);
     return address == DMA_MAPPING_ERROR ? -ENOMEM : 0;
 }
 

@@ -20,14 +20,15 @@ bool are_defaults() {
     option_values d;
     const option_values &o = options();
     return o.on_error == d.on_error && o.foreign == d.foreign && o.thp == d.thp &&
-           o.percpu == d.percpu && o.hugetlb_shift == d.hugetlb_shift &&
-           o.hugetlb_pages == d.hugetlb_pages && o.dirty_bytes == d.dirty_bytes &&
-           o.boot_bytes == d.boot_bytes && o.mem_bytes == d.mem_bytes &&
-           o.exclude_from == d.exclude_from && o.exclude_to == d.exclude_to &&
-           o.contig_bytes == d.contig_bytes && o.highmem_bytes == d.highmem_bytes &&
-           o.limit_bytes == d.limit_bytes && o.reserve_bytes == d.reserve_bytes &&
-           o.kmalloc_max == d.kmalloc_max && o.init_on_alloc == d.init_on_alloc &&
-           o.exit_check == d.exit_check && strcmp(o.exit_report, d.exit_report) == 0;
+           o.percpu == d.percpu && o.dma_debug == d.dma_debug &&
+           o.hugetlb_shift == d.hugetlb_shift && o.hugetlb_pages == d.hugetlb_pages &&
+           o.dirty_bytes == d.dirty_bytes && o.boot_bytes == d.boot_bytes &&
+           o.mem_bytes == d.mem_bytes && o.exclude_from == d.exclude_from &&
+           o.exclude_to == d.exclude_to && o.contig_bytes == d.contig_bytes &&
+           o.highmem_bytes == d.highmem_bytes && o.limit_bytes == d.limit_bytes &&
+           o.reserve_bytes == d.reserve_bytes && o.kmalloc_max == d.kmalloc_max &&
+           o.init_on_alloc == d.init_on_alloc && o.exit_check == d.exit_check &&
+           strcmp(o.exit_report, d.exit_report) == 0;
 }
 
 int parse(const std::string &list) { return parse_options(list.c_str(), true); }
@@ -65,6 +66,8 @@ TEST_F(OptionsTest, EveryKeyChangesItsValue) {
         {"percpu=cpu_id", [](auto &o) { return o.percpu == percpu_policy::cpu_id; }},
         {"percpu=off", [](auto &o) { return o.percpu == percpu_policy::off; }},
         {"kmalloc_max=128K", [](auto &o) { return o.kmalloc_max == 128 << 10; }},
+        {"dma_debug=on", [](auto &o) { return o.dma_debug == dma_debug_level::on; }},
+        {"dma_debug=guard", [](auto &o) { return o.dma_debug == dma_debug_level::guard; }},
         {"init_on_alloc=1", [](auto &o) { return o.init_on_alloc; }},
         {"exit_check=0", [](auto &o) { return !o.exit_check; }},
         {"exit_report=/a/b c", [](auto &o) { return strcmp(o.exit_report, "/a/b c") == 0; }},

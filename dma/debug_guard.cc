@@ -1,0 +1,142 @@
+#include "dma/debug_guard.h"
+
+#include "hugepage/base.h"
+#include "hugepage/provider.h"
+
+#include <pagoda/slab.h>
+
+#include <errno.h>
+#include <string.h>
+
+namespace pagoda::dma {
+
+namespace {
+
+constexpr gfp_t kQuietly = GFP_KERNEL | __GFP_NOWARN;
+
+// Pages that are closed must not be populated by touching them, as those of a granule are before
+// it is mapped. Memory of the device zones, which is in no such granule, always is.
+bool hold_granules(char *p, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += kPageblockSize) {
+        void *start;
+        size_t length;
+        int error = pagoda_block_hold(p + at, &start, &length);
+        if (error != 0 && error != -EFAULT)
+            return false;
+    }
+    void *start;
+    size_t length;
+    int error = pagoda_block_hold(p + bytes - 1, &start, &length);
+    return error == 0 || error == -EFAULT;
+}
+
+// Copies what the processor does not have, or poisons it.
+template <class F> void each_part_of_device(const guarded &g, F f) {
+    bool all = g.ours_from == g.ours_to;
+    f(size_t{0}, all ? g.bytes : g.ours_from);
+    if (!all)
+        f(g.ours_to, g.bytes - g.ours_to);
+}
+
+} // namespace
+
+guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir) {
+    if (p == nullptr || bytes == 0 || dir >= DMA_NONE)
+        return nullptr;
+    int hold = pagoda_object_hold(p, bytes);
+    if (hold != 0 && hold != -EFAULT)
+        return nullptr;
+    // As far into a page as the buffer is; aligned, since it is a power of two.
+    size_t inside = reinterpret_cast<uintptr_t>(p) & (kPageSize - 1);
+    size_t room = kPageSize << order_of((inside + bytes + kPageSize - 1) >> kPageShift);
+    void *block = kvmalloc(room, kQuietly);
+    auto *g =
+        static_cast<guarded *>(block == nullptr ? nullptr : kmalloc(sizeof(guarded), kQuietly));
+    if (g == nullptr) {
+        kvfree(block);
+        if (hold == 0)
+            pagoda_object_release(p);
+        return nullptr;
+    }
+    auto *memory = static_cast<char *>(p);
+    *g = {memory,  bytes, dir, static_cast<char *>(block) + inside, block, hold == 0, false,
+          nullptr, 0,     0};
+    g->closable = hold == 0 && bytes >= kPageSize && hold_granules(memory, bytes);
+    fences_open(p, bytes, dir != DMA_TO_DEVICE);
+    memcpy(g->copy, p, bytes);
+    return g;
+}
+
+void guard_begin(guarded &g, const owned_buffer &what) {
+    if (g.dir != DMA_TO_DEVICE)
+        memset(g.memory, kDevicesByte, g.bytes);
+    if (g.closable)
+        g.pages = fence_make(what, g.dir == DMA_TO_DEVICE);
+}
+
+bool guard_pause(guarded &g) {
+    bool touched = g.pages != nullptr && fence_open(g.pages);
+    fences_open(g.memory, g.bytes, g.dir != DMA_TO_DEVICE); // of buffers that overlap
+    return touched;
+}
+
+bool guard_open(guarded &g) {
+    bool touched = guard_pause(g);
+    if (g.pages != nullptr)
+        fence_remove(g.pages);
+    g.pages = nullptr;
+    return touched;
+}
+
+size_t guard_written(const guarded &g) {
+    size_t found = g.bytes;
+    if (g.dir != DMA_TO_DEVICE)
+        each_part_of_device(g, [&](size_t from, size_t bytes) {
+            for (size_t i = from; i < from + bytes && found == g.bytes; i++)
+                if (static_cast<unsigned char>(g.memory[i]) != kDevicesByte)
+                    found = i;
+        });
+    return found;
+}
+
+void guard_to_processor(guarded &g, size_t offset, size_t bytes) {
+    if (g.dir != DMA_TO_DEVICE)
+        memcpy(g.memory + offset, g.copy + offset, bytes);
+    bool none = g.ours_from == g.ours_to;
+    g.ours_from = none ? offset : min_of(g.ours_from, offset);
+    g.ours_to = none ? offset + bytes : max_of(g.ours_to, offset + bytes);
+}
+
+void guard_to_device(guarded &g, size_t offset, size_t bytes) {
+    // What the device has already is not the processor's to give.
+    size_t from = g.dir == DMA_TO_DEVICE ? offset : max_of(offset, g.ours_from);
+    size_t to = g.dir == DMA_TO_DEVICE ? offset + bytes : min_of(offset + bytes, g.ours_to);
+    if (from < to && g.dir != DMA_FROM_DEVICE)
+        memcpy(g.copy + from, g.memory + from, to - from);
+    if (from < to && g.dir != DMA_TO_DEVICE)
+        memset(g.memory + from, kDevicesByte, to - from);
+    if (offset <= g.ours_from && offset + bytes > g.ours_from)
+        g.ours_from = min_of(offset + bytes, g.ours_to);
+    else if (offset + bytes >= g.ours_to && offset < g.ours_to)
+        g.ours_to = offset;
+    if (g.ours_from == g.ours_to && g.pages != nullptr)
+        fence_close(g.pages);
+}
+
+void guard_abandon(guarded *g) {
+    if (g->dir != DMA_TO_DEVICE)
+        each_part_of_device(*g, [&](size_t from, size_t bytes) {
+            memcpy(g->memory + from, g->copy + from, bytes);
+        });
+    if (g->held)
+        pagoda_object_release(g->memory);
+    kfree(g);
+}
+
+void guard_end(guarded *g) {
+    void *block = g->block;
+    guard_abandon(g);
+    kvfree(block);
+}
+
+} // namespace pagoda::dma

@@ -1,0 +1,275 @@
+#include "dma/debug_guard.h"
+
+#include "tests/dma/debugged.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <sys/mman.h>
+
+namespace pagoda::dma {
+namespace {
+
+using test::map_well;
+
+constexpr char kPoison = static_cast<char>(kDevicesByte);
+
+template <class F> test::child_end guarded_by(F body, pagoda_dma_mode mode = PAGODA_DMA_GRANULES) {
+    return test::debugged(body, PAGODA_DMA_DEBUG_GUARD, mode);
+}
+
+volatile char *seen(char *p) { return p; }
+bool all(const char *p, size_t bytes, char c) {
+    return std::string(p, bytes) == std::string(bytes, c);
+}
+
+TEST(Guard, AReadOfWhatTheDeviceWillWriteIsReportedAtOnce) {
+    for (dma_data_direction dir : {DMA_FROM_DEVICE, DMA_BIDIRECTIONAL}) {
+        test::child_end end = guarded_by([=](device *dev, char *p) {
+            p[9000] = 'a';
+            dma_addr_t at = map_well(dev, p, 32768, dir);
+            EXPECT_EQ(seen(p)[9000], kPoison);
+            EXPECT_EQ(seen(p)[9001], kPoison); // once is enough
+            EXPECT_EQ(pagoda_software_dma_write(dev, at + 9000, "xyz", 3), 0);
+            dma_unmap_single(dev, at, 32768, dir);
+            EXPECT_EQ(std::string(p + 8999, 5), std::string("\0xyz\0", 5));
+        });
+        EXPECT_SAYS(end, "software: the processor reads 0x");
+        EXPECT_TRUE(end.said(", byte 9000 of the 32768 at 0x")) << end.errors;
+        EXPECT_TRUE(end.said("mapped from 0x")) << end.errors;
+        EXPECT_TRUE(end.said("by the instruction at 0x")) << end.errors;
+    }
+}
+
+TEST(Guard, AWriteIsReportedAtOnceAndReadsMayBe) {
+    for (pagoda_dma_mode mode : {PAGODA_DMA_GRANULES, PAGODA_DMA_STRICT, PAGODA_DMA_BOUNCE}) {
+        test::child_end end = guarded_by(
+            [](device *dev, char *p) {
+                strcpy(p + 9000, "for the device");
+                dma_addr_t at = map_well(dev, p, 32768, DMA_TO_DEVICE);
+                EXPECT_STREQ(p + 9000, "for the device");
+                seen(p)[9000] = 'F';
+                char found[15];
+                EXPECT_EQ(pagoda_software_dma_read(dev, at + 9000, found, sizeof found), 0);
+                EXPECT_STREQ(found, "for the device"); // it has a copy
+                dma_unmap_single(dev, at, 32768, DMA_TO_DEVICE);
+                EXPECT_STREQ(p + 9000, "For the device");
+            },
+            mode);
+        EXPECT_SAYS(end, "the processor writes 0x");
+    }
+}
+
+TEST(Guard, OnErrorAbortEndsTheProcessAtTheInstruction) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        (void)map_well(dev, p, 32768, DMA_FROM_DEVICE);
+        parse_options("on_error=abort");
+        seen(p)[9000] = 1;
+    });
+    EXPECT_EQ(end.signal(), SIGABRT);
+    EXPECT_EQ(end.lines(), 1u) << end.errors;
+}
+
+TEST(Guard, AShortBufferIsPoisonedAndItsNeighboursAreNot) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        memset(p, 'n', 4096);
+        dma_addr_t at = map_well(dev, p + 100, 50, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p + 100, 50, kPoison));
+        EXPECT_TRUE(all(p, 100, 'n') && all(p + 150, 100, 'n'));
+        p[99] = p[150] = 'm';
+        EXPECT_EQ(pagoda_software_dma_write(dev, at + 7, "abc", 3), 0);
+        dma_unmap_single(dev, at, 50, DMA_FROM_DEVICE);
+        EXPECT_EQ(std::string(p + 98, 54),
+                  "nm" + std::string(7, 'n') + "abc" + std::string(40, 'n') + "mn");
+    });
+    EXPECT_SAYS_NOTHING(end);
+    end = guarded_by([](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p + 100, 50, DMA_BIDIRECTIONAL);
+        p[107] = 'w';
+        dma_unmap_single(dev, at, 50, DMA_BIDIRECTIONAL);
+    });
+    EXPECT_SAYS(end, "software: byte 7 of the 50 at 0x");
+    EXPECT_TRUE(end.said("was written by the processor while they were the device's: found from"))
+        << end.errors;
+    end = guarded_by([](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p + 100, 50, DMA_TO_DEVICE);
+        p[107] = 'w';
+        dma_unmap_single(dev, at, 50, DMA_TO_DEVICE);
+    });
+    EXPECT_SAYS(end, "software: the 50 bytes at 0x");
+}
+
+TEST(Guard, OwnershipGoesToAndFro) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 32768, DMA_BIDIRECTIONAL);
+        for (int round = 0; round < 3; round++) {
+            EXPECT_EQ(pagoda_software_dma_write(dev, at + 9000, "from", 5), 0);
+            EXPECT_TRUE(dma_need_sync(dev, at));
+            dma_sync_single_for_cpu(dev, at, 32768, DMA_BIDIRECTIONAL);
+            EXPECT_STREQ(p + 9000, "from");
+            strcpy(p + 20000, "to");
+            dma_sync_single_for_device(dev, at, 32768, DMA_BIDIRECTIONAL);
+            char found[3];
+            EXPECT_EQ(pagoda_software_dma_read(dev, at + 20000, found, 3), 0);
+            EXPECT_STREQ(found, "to");
+        }
+        EXPECT_EQ(seen(p)[9000], kPoison); // closed again
+        dma_unmap_single(dev, at, 32768, DMA_BIDIRECTIONAL);
+        EXPECT_STREQ(p + 9000, "from");
+        EXPECT_STREQ(p + 20000, "to");
+    });
+    EXPECT_SAYS(end, "the processor reads");
+}
+
+TEST(Guard, PartsHaveOwners) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 300, DMA_FROM_DEVICE);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at, std::string(300, 'd').data(), 300), 0);
+        dma_sync_single_range_for_cpu(dev, at, 100, 100, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p, 100, kPoison) && all(p + 100, 100, 'd') && all(p + 200, 100, kPoison));
+        p[150] = 'p';
+        dma_sync_single_range_for_device(dev, at, 150, 50, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p + 100, 50, 'd') && all(p + 150, 150, kPoison));
+        dma_unmap_single_attrs(dev, at, 300, DMA_FROM_DEVICE, DMA_ATTR_SKIP_CPU_SYNC);
+        EXPECT_TRUE(all(p, 300, 'd'));
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+TEST(Guard, WhatIsFreedMeanwhileIsFreedAfterwards) {
+    test::child_end end = guarded_by([](device *dev, char *) {
+        void *p = kmalloc(32768, GFP_KERNEL);
+        dma_addr_t at = map_well(dev, p, 32768, DMA_FROM_DEVICE);
+        kfree(p);
+        dma_unmap_single(dev, at, 32768, DMA_FROM_DEVICE);
+        for (int i = 0; i < 100; i++) // its pages are open for whoever is next
+            kfree(memset(kmalloc(32768, GFP_KERNEL), i, 32768));
+    });
+    EXPECT_EQ(end.lines(), 1u) << end.errors; // of the free
+    EXPECT_FALSE(end.said("the processor")) << end.errors;
+}
+
+TEST(Guard, LongOnesAndThoseWithoutAnIommuAreGuarded) {
+    test::child_end end = guarded_by([](device *dev, char *) {
+        constexpr size_t kLong = 5 << 20;
+        auto *p = static_cast<char *>(kvmalloc(kLong, GFP_KERNEL));
+        dma_addr_t at = map_well(dev, p, kLong, DMA_FROM_DEVICE);
+        EXPECT_EQ(seen(p)[3 << 20], kPoison);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at + (3 << 20), "x", 1), 0);
+        dma_unmap_single(dev, at, kLong, DMA_FROM_DEVICE);
+        EXPECT_EQ(p[3 << 20], 'x');
+        kvfree(p);
+        pagoda_software_options options = {};
+        options.no_iommu = true;
+        test::soft_device physical(~uint64_t{0}, options);
+        EXPECT_EQ(pagoda_dma_debug(physical, PAGODA_DMA_DEBUG_GUARD), 0);
+        p = static_cast<char *>(kmalloc(32768, GFP_KERNEL));
+        at = map_well(physical, p, 32768, DMA_FROM_DEVICE);
+        EXPECT_EQ(pagoda_software_dma_write(physical, at + 9000, "y", 1), 0);
+        EXPECT_EQ(seen(p)[9000], kPoison);
+        dma_unmap_single(physical, at, 32768, DMA_FROM_DEVICE);
+        EXPECT_EQ(p[9000], 'y');
+        kfree(p);
+    });
+    EXPECT_TRUE(test::succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
+}
+
+TEST(Guard, ForeignMemoryIsPoisonedOnly) {
+    test::child_end end = guarded_by([](device *dev, char *) {
+        static char pages[32768];
+        dma_addr_t at = map_well(dev, pages, sizeof pages, DMA_FROM_DEVICE);
+        EXPECT_EQ(seen(pages)[9000], kPoison);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at + 9000, "x", 1), 0);
+        dma_unmap_single(dev, at, sizeof pages, DMA_FROM_DEVICE);
+        EXPECT_EQ(pages[9000], 'x');
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+TEST(Guard, AMappingThatFailsLeavesTheBufferAlone) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        memset(p, 'k', test::kDebugged);
+        pagoda_software_fail_maps(dev, 0, 1000, -ENOSPC);
+        EXPECT_EQ(pagoda_dma_set_mode(dev, PAGODA_DMA_STRICT), 0);
+        EXPECT_EQ(dma_map_single(dev, p, 8192, DMA_NONE), DMA_MAPPING_ERROR);
+        EXPECT_EQ(dma_map_single(dev, p, 1 << 30, DMA_FROM_DEVICE), DMA_MAPPING_ERROR);
+        EXPECT_EQ(dma_map_single(dev, nullptr, 1, DMA_FROM_DEVICE), DMA_MAPPING_ERROR);
+        void *p2 = kvmalloc(1 << 20, GFP_KERNEL);
+        EXPECT_EQ(dma_map_single(dev, p2, 1 << 20, DMA_FROM_DEVICE), DMA_MAPPING_ERROR);
+        memset(p2, 'k', 1 << 20);
+        kvfree(p2);
+        EXPECT_TRUE(all(p, test::kDebugged, 'k'));
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+TEST(Guard, SystemCallsFailAndAChildOfForkMayTouch) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 32768, DMA_FROM_DEVICE);
+        int zero = open("/dev/zero", O_RDONLY);
+        EXPECT_EQ(read(zero, p + 9000, 1), -1);
+        EXPECT_EQ(errno, EFAULT);
+        close(zero);
+        EXPECT_SAYS_NOTHING(test::in_child([&] { seen(p)[9000] = 1; }));
+        dma_unmap_single(dev, at, 32768, DMA_FROM_DEVICE);
+        EXPECT_EQ(p[9000], 0);
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+// The zone grows behind closed pages, and the new ones are open.
+TEST(Guard, TheHeapGrowsAroundClosedPages) {
+    test::child_end end = guarded_by([](device *dev, char *) {
+        std::vector<std::pair<void *, dma_addr_t>> mapped;
+        for (int i = 0; i < 200; i++) {
+            void *p = memset(kmalloc(65536, GFP_KERNEL), 1, 65536);
+            mapped.emplace_back(p, map_well(dev, p, 65536, DMA_FROM_DEVICE));
+        }
+        for (auto &[p, at] : mapped) {
+            dma_unmap_single(dev, at, 65536, DMA_FROM_DEVICE);
+            kfree(p);
+        }
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+// The random life of a buffer, with two devices' worth of directions, seen from both sides.
+TEST(Guard, DevicesAndProgramsSeeWhatTheyWouldWithoutIt) {
+    test::child_end end = guarded_by([](device *dev, char *p) {
+        test::random_numbers random(7);
+        std::string model(test::kDebugged, 0);
+        for (int round = 0; round < 2000; round++) {
+            size_t from = random.below(test::kDebugged - 1);
+            size_t bytes = 1 + random.below(min_of<size_t>(test::kDebugged - from, 20000));
+            auto dir = static_cast<dma_data_direction>(random.below(3));
+            dma_addr_t at = map_well(dev, p + from, bytes, dir);
+            for (uint64_t step = random.below(4); step > 0; step--) {
+                size_t part = random.below(bytes), n = 1 + random.below(bytes - part);
+                std::string text(n, static_cast<char>('a' + random.below(26)));
+                if (dir != DMA_TO_DEVICE) {
+                    EXPECT_EQ(pagoda_software_dma_write(dev, at + part, text.data(), n), 0);
+                    model.replace(from + part, n, text);
+                }
+                dma_sync_single_range_for_cpu(dev, at, part, n, dir);
+                ASSERT_EQ(std::string(p + from + part, n), model.substr(from + part, n));
+                if (dir != DMA_FROM_DEVICE) {
+                    memset(p + from + part, 'P', n);
+                    model.replace(from + part, n, std::string(n, 'P'));
+                }
+                dma_sync_single_range_for_device(dev, at, part, n, dir);
+                if (dir != DMA_FROM_DEVICE) {
+                    std::string found(bytes, 0);
+                    EXPECT_EQ(pagoda_software_dma_read(dev, at, found.data(), bytes), 0);
+                    ASSERT_EQ(found, model.substr(from, bytes));
+                }
+            }
+            dma_unmap_single(dev, at, bytes, dir);
+            ASSERT_EQ(std::string(p, test::kDebugged), model) << "round " << round;
+        }
+    });
+    EXPECT_SAYS_NOTHING(end);
+}
+
+} // namespace
+} // namespace pagoda::dma
