@@ -134,6 +134,31 @@ void add_record(pagoda_device_state &s, debug_record *r) {
                     {s.name, r->guard->memory, r->use.bytes, name_of(r->use.dir), r->use.caller});
 }
 
+bool is_on_stack(const void *p) {
+    auto at = reinterpret_cast<uintptr_t>(p);
+    pthread_attr_t attributes;
+    void *low = nullptr;
+    size_t bytes = 0;
+    if (at < reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) || pagoda_virt_addr_valid(p) ||
+        pthread_getattr_np(pthread_self(), &attributes) != 0)
+        return false;
+    pthread_attr_getstack(&attributes, &low, &bytes);
+    pthread_attr_destroy(&attributes);
+    return at - reinterpret_cast<uintptr_t>(low) < bytes;
+}
+
+// No misuse here, where it is copied; once.
+void note_stack(pagoda_device_state &s, const debug_record &r) {
+    bool *told = &s.debug->stack_told;
+    if (__atomic_load_n(told, __ATOMIC_RELAXED) || !is_on_stack(r.memory) ||
+        __atomic_exchange_n(told, true, __ATOMIC_RELAXED))
+        return;
+    call_site made(r.use.caller);
+    complain("%s: the %zu bytes at %p, mapped from %s, are on the stack: a kernel maps none of it, "
+             "and what is mapped must stay in its function until it is undone",
+             s.name, r.use.bytes, r.memory, made.text());
+}
+
 // Of the process, at its end or its device's.
 unsigned tell_left(const debug_table &table) {
     unsigned told = 0;
@@ -253,6 +278,7 @@ dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
     }
     r->use.address = address;
     r->guard = guard;
+    note_stack(s, *r);
     add_record(s, r);
     return address;
 }

@@ -23,9 +23,12 @@ struct debug_record {
     uint64_t sum;       // of the bytes, where the device only reads them
 
     static debug_record &of_address(interval *i) {
-        return *reinterpret_cast<debug_record *>(i); // the first member
+        return at(i, offsetof(debug_record, by_address));
     }
-    static debug_record &of_memory(interval *i) { return *reinterpret_cast<debug_record *>(i - 1); }
+    static debug_record &of_memory(interval *i) { return at(i, offsetof(debug_record, by_memory)); }
+    static debug_record &at(interval *i, size_t offset) {
+        return *reinterpret_cast<debug_record *>(reinterpret_cast<char *>(i) - offset);
+    }
 
     bool contains(const debug_use &part) const {
         return part.address >= use.address && part.bytes <= use.bytes &&
@@ -47,6 +50,7 @@ struct debug_table {
     const char *name; // the device's
     const space *in;
     bool guards;
+    bool stack_told;
     interval_tree addresses, memory;
     debug_past past[kPast];
     size_t past_ever;

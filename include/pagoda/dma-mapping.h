@@ -111,7 +111,7 @@ enum pagoda_dma_debug_level {
  * another direction; a buffer that overlaps one that is mapped, where the device writes; a
  * DMA_TO_DEVICE buffer that the processor wrote to while it was the device's; and what is left when
  * the device is closed or the process exits. PAGODA_OPTIONS=on_error says whether the process ends
- * then, as after a double free.
+ * then, as after a double free. That a buffer is on the stack is a note, once.
  *
  * Guard hands the device copies of the buffers. Whole pages of the heap's that a buffer has alone
  * are closed meanwhile, to writing where the direction is DMA_TO_DEVICE, else altogether: who

@@ -289,6 +289,17 @@ TEST(Debug, NamesMappingsThatNobodyAskedOf) {
     expect_sites(end.errors, 2);
 }
 
+TEST(Debug, NotesBuffersOnTheStackOnce) {
+    test::child_end end = debugged([](device *dev, char *) {
+        char local[64] = {};
+        for (int i = 0; i < 2; i++) {
+            dma_addr_t at = map_well(dev, local, sizeof local, DMA_FROM_DEVICE);
+            dma_unmap_single(dev, at, sizeof local, DMA_FROM_DEVICE);
+        }
+    });
+    EXPECT_SAYS(end, "are on the stack");
+}
+
 TEST(Debug, NamesWhatIsSynchronisedBeyondItsMapping) {
     test::child_end end = debugged([](device *dev, char *p) {
         dma_addr_t at = map_well(dev, p, 4096, DMA_FROM_DEVICE);

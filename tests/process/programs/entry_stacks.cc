@@ -413,6 +413,8 @@ void devices() {
         [] { return ""; },
     };
     need(pagoda_dma_register(&kProvider) == 0);
+    need(pagoda_dma_debug_option() == 0);
+    pagoda_misuse_told(); // with on_error=report
     void *p = have(malloc(4096));
     void *start;
     size_t bytes;
