@@ -4,6 +4,7 @@
 #include "dma/complain.h"
 #include "dma/interval_tree.h"
 #include "dma/mutex.h"
+#include "dma/os.h"
 #include "hugepage/base.h"
 
 #include <pagoda/slab.h>
@@ -68,8 +69,8 @@ bool has(const fence &f, uintptr_t at) {
 bool protect(const fence &f, bool closed) {
     uintptr_t from = f.from.load(std::memory_order_relaxed);
     int access = !closed ? PROT_READ | PROT_WRITE : f.may_read ? PROT_READ : PROT_NONE;
-    return mprotect(reinterpret_cast<void *>(from), f.to.load(std::memory_order_relaxed) - from,
-                    access) == 0;
+    return os::protect(reinterpret_cast<void *>(from), f.to.load(std::memory_order_relaxed) - from,
+                       access);
 }
 
 #if defined(__x86_64__)

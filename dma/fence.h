@@ -1,6 +1,6 @@
-// Pages that the processor may not touch while a device has them. They are closed by mprotect; who
-// touches one all the same is reported, with the instruction, and goes on with the pages open: a
-// handler of SIGSEGV, in front of the program's own, which gets everything else.
+// Pages that the processor may not touch while a device has them. They are closed by their
+// protection; who touches one all the same is reported, with the instruction, and goes on with the
+// pages open: a handler of SIGSEGV, in front of the program's own, which gets everything else.
 #pragma once
 
 #include <stddef.h>

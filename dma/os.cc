@@ -106,6 +106,10 @@ void *map_again(void *from, size_t bytes, void *at, int protection, int *error) 
     return nullptr;
 }
 
+bool protect(void *at, size_t bytes, int protection) {
+    return mprotect(at, bytes, protection) == 0;
+}
+
 size_t page_size() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
 int read_text(const char *path, char *text, size_t capacity) {

@@ -24,6 +24,8 @@ void unmap(void *at, size_t bytes);
 // Shared memory a second time, absent from fork's children: at `at`, in place of what is there, or
 // anywhere (NULL). `protection` as mmap() has it. NULL: *error; -EINVAL for hugetlb pages.
 void *map_again(void *from, size_t bytes, void *at, int protection, int *error);
+// `protection` as mmap() has it, for whole pages. False: the kernel refuses.
+bool protect(void *at, size_t bytes, int protection);
 size_t page_size();
 
 // A small file's text without its last newline, ended with 0. Length, or -errno.

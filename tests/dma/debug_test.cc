@@ -395,7 +395,7 @@ TEST(Debug, ManyMappingsAreFound) {
     for (pagoda_dma_debug_level level : kLevels) {
         test::child_end end = debugged(
             [](device *dev, char *) {
-                constexpr size_t kMany = 20000;
+                constexpr size_t kMany = 10000;
                 std::vector<void *> p;
                 std::vector<dma_addr_t> at;
                 for (size_t i = 0; i < kMany; i++) {

@@ -133,6 +133,15 @@ TEST(os, eventfds_count) {
     os::close(fd);
 }
 
+TEST(os, pages_are_protected) {
+    EXPECT_TRUE(succeeded(in_child([] {
+        void *p = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        EXPECT_TRUE(os::protect(p, 4096, PROT_READ | PROT_WRITE));
+        memset(p, 1, 4096);
+        EXPECT_FALSE(os::protect(static_cast<char *>(p) + 1, 4096, PROT_NONE));
+    })));
+}
+
 TEST(os, limits_and_figures) {
     EXPECT_TRUE(succeeded(in_child([] {
         limit(RLIMIT_MEMLOCK, 65536);
