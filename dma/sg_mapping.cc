@@ -143,7 +143,7 @@ run find_run(const request &r, scatterlist *sg, int left) {
 bool unmap_piece(const request &r, uint64_t address, unsigned bytes) {
     int error = r.s.space->unmap_at(address, bytes);
     if (error != 0)
-        stays_mapped(r.s, address, bytes, error);
+        stays_mapped(r.s.name, address, bytes, error);
     return error == 0;
 }
 
