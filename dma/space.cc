@@ -2,6 +2,7 @@
 
 #include "dma/device.h"
 #include "dma/fence.h"
+#include "dma/mapping.h"
 #include "dma/mutex.h"
 #include "dma/spaces.h"
 #include "hugepage/provider.h"
@@ -536,7 +537,7 @@ int space::map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address) {
     return 0;
 }
 
-void space::unmap_chunk(void *at, size_t bytes) {
+bool space::unmap_chunk(void *at, size_t bytes) {
     chunk *c = nullptr;
     {
         locked_noio lock(g_granules_lock);
@@ -551,12 +552,17 @@ void space::unmap_chunk(void *at, size_t bytes) {
                 granules_.set(c->at + done, granule{});
     }
     if (c == nullptr)
-        return;
+        return true;
     for (uint64_t page = c->address >> shift_; page <= (c->address + bytes - 1) >> shift_; page++)
         pages_.set(page, 0);
-    if (translates() && !dead() && call_unmap(c->address, bytes) == 0)
+    bool mapped = translates() && !dead();
+    int error = mapped ? call_unmap(c->address, bytes) : 0;
+    if (mapped && error == 0)
         free_iova(&domain_, c->address >> shift_);
+    if (error != 0)
+        stays_mapped(iommu_->ops->name, c->address, bytes, error);
     kfree(c);
+    return error == 0;
 }
 
 } // namespace pagoda::dma

@@ -93,7 +93,8 @@ class space {
     // in one piece. Without translation: its physical address, -ERANGE where that does not fit.
     // -EBUSY: part of it was mapped otherwise, and the back end does not let go of that.
     int map_chunk(void *at, size_t bytes, unsigned bits, uint64_t *address);
-    void unmap_chunk(void *at, size_t bytes);
+    // False: the back end does not let go of it, and devices still reach it.
+    bool unmap_chunk(void *at, size_t bytes);
     // The allocator wants a held granule back, in two steps, of which the second can fail where the
     // back end does. False: it is in a chunk, or about to be mapped. The caller has
     // g_granules_lock.

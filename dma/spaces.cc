@@ -71,9 +71,11 @@ space *first_alive() {
 }
 
 // In the spaces from g_spaces to before `end`.
-void unmap_until(const space *end, const provided *p) {
+bool unmap_until(const space *end, const provided *p) {
+    bool done = true;
     for (space *s = g_spaces; s != end; s = s->next)
-        s->unmap_chunk(p->at, p->bytes);
+        done &= s->unmap_chunk(p->at, p->bytes);
+    return done;
 }
 
 const char *sentence(int error) {
@@ -141,8 +143,8 @@ int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address) {
         uint64_t one = 0;
         error = s->map_chunk(at, bytes, bits, &one);
         highest = max_of(highest, one);
-        if (error != 0)
-            unmap_until(s, p);
+        if (error != 0 && !unmap_until(s, p))
+            error = -EBUSY;
     }
     if (error != 0) {
         if (first_alive() != nullptr || g_spaces == nullptr)
@@ -156,19 +158,21 @@ int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address) {
     return 0;
 }
 
-void spaces_withdraw(void *at, size_t bytes) {
+bool spaces_withdraw(void *at, size_t bytes) {
     provided *found = nullptr;
+    bool done = true;
     {
         locked_noio scope(g_provide_lock);
         for (provided **link = &g_provided; *link != nullptr; link = &(*link)->next)
             if ((*link)->at == at && (*link)->bytes == bytes) {
                 found = *link;
                 *link = found->next;
-                unmap_until(nullptr, found);
+                done = unmap_until(nullptr, found);
                 break;
             }
     }
     kfree(found);
+    return done;
 }
 
 bool spaces_release(void *at, size_t bytes) {

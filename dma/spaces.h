@@ -22,7 +22,7 @@ bool spaces_have_granule(const space *s, const void *at);
 
 // The provider's functions.
 int spaces_provide(void *at, size_t bytes, unsigned bits, uint64_t *address);
-void spaces_withdraw(void *at, size_t bytes);
+bool spaces_withdraw(void *at, size_t bytes);
 bool spaces_release(void *at, size_t bytes);
 const char *spaces_reason();
 

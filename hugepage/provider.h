@@ -14,10 +14,11 @@ extern "C" {
 struct pagoda_dma_provider {
     // Whole pageblocks at `at`, populated, that nobody else uses: makes them reachable for every
     // device at addresses below 2^bits, in one piece. *address: the first. 0, or -errno: -ENODEV no
-    // device is attached, -ERANGE such addresses cannot be had, -ENOSPC, -ENOMEM.
+    // device is attached, -ERANGE such addresses cannot be had, -ENOSPC, -ENOMEM, -EBUSY: a device
+    // reaches part of it all the same.
     int (*provide)(void *at, size_t bytes, unsigned bits, uint64_t *address);
-    // Undoes it; no page of them is in use. After it no device reaches them.
-    void (*withdraw)(void *at, size_t bytes);
+    // Undoes it; no page of them is in use. After it no device reaches them; false: one still does.
+    bool (*withdraw)(void *at, size_t bytes);
     // Memory that was held (pagoda_block_hold), of which no object is in use by a device, is about
     // to be unmapped, given back or moved. True: no device reaches it any more, and the hold is
     // gone; false: leave it where it is. Called from frees and allocations that may block, those of

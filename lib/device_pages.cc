@@ -206,8 +206,8 @@ int provide(const pagoda_dma_provider *by, chunk *c, unsigned bits) {
     if (r != 0 ||
         (c->address % kPageSize == 0 && c->address <= most && most - c->address >= c->bytes() - 1))
         return r;
-    by->withdraw(at, c->bytes()); // it is not where it was asked for
-    return -ERANGE;
+    // It is not where it was asked for.
+    return by->withdraw(at, c->bytes()) ? -ERANGE : -EBUSY;
 }
 
 void add(chunk *c) {
@@ -254,15 +254,14 @@ int grow_by(const pagoda_dma_provider *by, uint32_t blocks, unsigned bits, bool 
     if (c == nullptr)
         return -ENOMEM;
     int r = provide(by, c, bits);
-    if (r == -ERANGE && may_be_higher && bits < 64 && provide(by, c, 64) == 0) {
-        add(c);
-        return -EAGAIN;
-    }
+    bool higher = r == -ERANGE && may_be_higher && bits < 64;
+    if (higher)
+        r = provide(by, c, 64);
     if (r == 0)
         add(c);
-    else
+    else if (r != -EBUSY) // what a device still reaches is nobody's from now on
         unmake(c);
-    return r;
+    return !higher || r == -EBUSY ? r : r == 0 ? -EAGAIN : -ERANGE;
 }
 
 int grow(const pagoda_dma_provider *by, uint32_t count, unsigned bits) {
@@ -373,8 +372,8 @@ void device_pages_trim(uint64_t keep_bytes) {
         !trimmer.compare_exchange_strong(nobody, &t_thread))
         return;
     while (chunk *c = detach(keep_bytes)) {
-        dma_provider()->withdraw(page_address(c->first), c->bytes());
-        unmake(c);
+        if (dma_provider()->withdraw(page_address(c->first), c->bytes()))
+            unmake(c); // otherwise it is nobody's from now on
     }
     trimmer.store(nullptr);
 }

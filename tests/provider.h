@@ -24,6 +24,7 @@ struct fake_devices {
     unsigned physical = 0;
     int calls = 0;
     int withdrawn = 0;
+    bool stubborn = false; // what is withdrawn is reached all the same
     random_numbers random{17};
 
     bool is_taken(uint64_t address, size_t bytes) const {
@@ -100,7 +101,10 @@ inline constexpr pagoda_dma_provider kFakeProvider = {
     [](void *at, size_t bytes, unsigned bits, uint64_t *address) {
         return devices.provide(reinterpret_cast<uintptr_t>(at), bytes, bits, address);
     },
-    [](void *at, size_t bytes) { devices.withdraw(reinterpret_cast<uintptr_t>(at), bytes); },
+    [](void *at, size_t bytes) {
+        devices.withdraw(reinterpret_cast<uintptr_t>(at), bytes);
+        return !devices.stubborn;
+    },
     [](void *, size_t) { return false; },
     []() -> const char * { return "the fake one was unplugged"; },
 };

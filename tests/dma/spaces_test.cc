@@ -68,6 +68,27 @@ TEST(spaces, what_one_space_refuses_is_in_none) {
     dma::spaces_withdraw(heap.at, heap.bytes()); // nothing is there
 }
 
+// Memory that one space still maps must not be anything else's.
+TEST(spaces, what_one_space_does_not_let_go_of_is_said_to_be_reached) {
+    child_end end = in_child([] {
+        device_ptr one = software();
+        device_ptr two = software();
+        heap_blocks heap(2);
+        uint64_t address = 0;
+        ASSERT_EQ(dma::spaces_provide(heap.block(0), kPageblockSize, 32, &address), 0);
+        pagoda_software_fail_unmaps(one.get(), 0, 1, -EIO);
+        EXPECT_FALSE(dma::spaces_withdraw(heap.block(0), kPageblockSize));
+        EXPECT_EQ(space_of(one).counters().mapped_bytes, kPageblockSize);
+        EXPECT_EQ(space_of(two).counters().mapped_bytes, 0u);
+        pagoda_software_fail_unmaps(two.get(), 0, 1, -EIO); // the newest is the first
+        pagoda_software_fail_maps(one.get(), 0, 1, -ENOMEM);
+        EXPECT_EQ(dma::spaces_provide(heap.block(1), kPageblockSize, 32, &address), -EBUSY);
+    });
+    EXPECT_TRUE(succeeded(end));
+    EXPECT_EQ(end.lines(), 2u) << end.errors;
+    EXPECT_TRUE(end.said("stays mapped")) << end.errors;
+}
+
 TEST(spaces, a_new_space_has_all_that_is_provided_or_is_not_made) {
     device_ptr one = software();
     heap_blocks heap(2);

@@ -222,6 +222,20 @@ TEST_IN_CHILD(out_of_the_masks_reach_are_refused) {
     EXPECT_LE(devices.bytes(), kDeviceBytesKept);
 }
 
+// No other memory comes to be where a device may still write.
+TEST_IN_CHILD(that_a_device_still_reaches_are_nobodys) {
+    attach();
+    char *p = get(1, 0, kAny);
+    ASSERT_NE(p, nullptr);
+    put(p, 1);
+    devices.stubborn = true;
+    device_pages_trim(0);
+    EXPECT_EQ(devices.withdrawn, 1);
+    EXPECT_TRUE(resident(p)) << "as it was";
+    EXPECT_NE(get(1, 0, kAny), nullptr);
+    EXPECT_EQ(devices.chunks.count(align_down(reinterpret_cast<uintptr_t>(p), kPageblockSize)), 0u);
+}
+
 // Without an IOMMU: what turns out to be too high serves wider masks.
 TEST_IN_CHILD(have_the_addresses_that_they_have) {
     attach();
