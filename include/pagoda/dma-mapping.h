@@ -310,9 +310,9 @@ static inline void dma_unmap_phys(struct device *dev, dma_addr_t address, size_t
     pagoda_dma_unmap(dev, address, size, dir, attrs | PAGODA_DMA_BY_PHYS);
 }
 
-/* How many devices have dma-debug on, and what those are told: that dma_mapping_error() was asked.
- * For the function below alone. */
+/* How many devices have dma-debug on: dma_mapping_error() looks. */
 extern int pagoda_dma_debugged;
+/* Tells dma-debug that dma_mapping_error() was asked of the address, which does this itself. */
 void pagoda_dma_mapping_asked(struct device *dev, dma_addr_t address);
 /* Whether a mapping failed: 0, or -ENOMEM. */
 static inline int dma_mapping_error(struct device *dev, dma_addr_t address) {
