@@ -21,7 +21,7 @@ using bench::use;
 constexpr int kRounds = 200'000;
 
 struct device *dev;
-void *small, *whole_page, *page;
+void *small, *whole_page, *one_page;
 char foreign[4096];
 
 void malloc_free() {
@@ -40,7 +40,7 @@ void map_unmap(void *p, size_t bytes) {
 }
 void map_small() { map_unmap(small, 64); }
 void map_whole_page() { map_unmap(whole_page, 4096); }
-void map_page() { map_unmap(page, 4096); }
+void map_page() { map_unmap(one_page, 4096); }
 void bounce() { map_unmap(foreign, 64); }
 void bounce_page() { map_unmap(foreign, 4096); }
 
@@ -51,8 +51,8 @@ int main(int argc, char **argv) {
     dev = pagoda_software_device(nullptr);
     small = malloc(64);
     whole_page = malloc(4096);
-    page = reinterpret_cast<void *>(__get_free_page(GFP_KERNEL));
-    if (dev == nullptr || small == nullptr || whole_page == nullptr || page == nullptr ||
+    one_page = reinterpret_cast<void *>(__get_free_page(GFP_KERNEL));
+    if (dev == nullptr || small == nullptr || whole_page == nullptr || one_page == nullptr ||
         dma_set_mask_and_coherent(dev, DMA_BIT_MASK(64)) != 0)
         return 1;
     printf("median ratio of CPU time in %d pairs (quartiles)\n", pairs);
@@ -63,7 +63,7 @@ int main(int argc, char **argv) {
     compare("4096 bytes bounced : malloc(64)", bounce_page, malloc_free, pairs);
     free(small);
     free(whole_page);
-    free_page(reinterpret_cast<unsigned long>(page));
+    free_page(reinterpret_cast<unsigned long>(one_page));
     pagoda_device_close(dev);
     return 0;
 }
