@@ -20,11 +20,17 @@ constexpr uint32_t kRow = 1u << 29;    // a row begins here, which lasts as long
 constexpr uint32_t kEnding = 1u << 30; // it has ended; somebody is about to take down its length
 constexpr uint32_t kFreed = 1u << 31;  // and waits for all these
 
-std::atomic_ref<uint32_t> state(page &pg) { return std::atomic_ref<uint32_t>(pg.link); }
+// Of builtins: a call of atomic_ref's functions, where the compiler does not expand them, would
+// take as long as what they do.
+inline uint32_t state(const page &pg) { return __atomic_load_n(&pg.link, __ATOMIC_RELAXED); }
+[[gnu::always_inline]] inline bool change(page &pg, uint32_t &seen, uint32_t to) {
+    return __atomic_compare_exchange_n(&pg.link, &seen, to, true, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_RELAXED);
+}
 // How many pages behind this one the row that begins here covers.
 std::atomic_ref<uint32_t> behind(page &pg) { return std::atomic_ref<uint32_t>(pg.npages); }
 
-uint32_t block_head(const void *p) {
+[[gnu::always_inline]] inline uint32_t block_head(const void *p) {
     auto index = static_cast<uint32_t>(page_index(p));
     const page &pg = page_at(index);
     return (pg.flags & kPageTail) != 0 ? pg.head : index;
@@ -36,37 +42,37 @@ bool is_single(uint32_t index) {
 }
 
 // Adds one of what `mask` counts.
-int raise(page &pg, uint32_t one, uint32_t mask) {
-    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+[[gnu::always_inline]] inline int raise(page &pg, uint32_t one, uint32_t mask) {
+    uint32_t seen = state(pg);
     do {
         if ((seen & kFreed) != 0)
             return -ENOENT;
         if ((seen & mask) == mask)
             return -EOVERFLOW;
-    } while (!state(pg).compare_exchange_weak(seen, seen + one));
+    } while (PAGODA_UNLIKELY(!change(pg, seen, seen + one)));
     return 0;
 }
 
 // True: it was the last that the free of the block waited for.
 bool take_away(page &pg, uint32_t what) {
-    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    uint32_t seen = state(pg);
     uint32_t left = 0;
     do
         left = seen - what == kFreed ? 0 : seen - what;
-    while (!state(pg).compare_exchange_weak(seen, left));
+    while (!change(pg, seen, left));
     return seen - what == kFreed;
 }
 
 // Begins a hold, and a row unless there is one.
 int raise_with_row(page &pg) {
-    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    uint32_t seen = state(pg);
     for (int spins = 0;;) {
         if ((seen & kFreed) != 0)
             return -ENOENT;
         if ((seen & kBegunMask) == kBegunMask)
             return -EOVERFLOW;
         if ((seen & kEnding) == 0) {
-            if (state(pg).compare_exchange_weak(seen, (seen + kBegun) | kRow))
+            if (change(pg, seen, (seen + kBegun) | kRow))
                 return 0;
             continue;
         }
@@ -74,7 +80,7 @@ int raise_with_row(page &pg) {
             return -EAGAIN; // whoever ends it may be who this thread interrupted
         if (++spins > 100)
             sys::nap(1);
-        seen = state(pg).load(std::memory_order_relaxed);
+        seen = state(pg);
     }
 }
 
@@ -123,10 +129,9 @@ int pages_hold(const void *p, size_t bytes) {
     return hold_row(head, static_cast<uint32_t>((offset + bytes + kPageSize - 1) >> kPageShift));
 }
 
-bool pages_unhold(const void *p) {
-    uint32_t head = block_head(p);
+static PAGODA_NOINLINE bool unhold_slow(uint32_t head) {
     page &pg = page_at(head);
-    uint32_t seen = state(pg).load(std::memory_order_relaxed);
+    uint32_t seen = state(pg);
     uint32_t covered = 0;
     bool freed = false;
     {
@@ -140,7 +145,7 @@ bool pages_unhold(const void *p) {
                 left ^= kRow | kEnding;
             freed = left == kFreed;
             left = freed ? 0 : left;
-        } while (!state(pg).compare_exchange_weak(seen, left));
+        } while (!change(pg, seen, left));
         if ((left & kEnding) != 0 && (seen & kRow) != 0) {
             covered = behind(pg).exchange(0);
             freed = take_away(pg, kEnding);
@@ -152,13 +157,19 @@ bool pages_unhold(const void *p) {
     return true;
 }
 
-bool pages_are_held(uint32_t head) {
-    return state(page_at(head)).load(std::memory_order_relaxed) != 0;
+bool pages_unhold(const void *p) {
+    uint32_t head = block_head(p);
+    page &pg = page_at(head);
+    uint32_t seen = state(pg);
+    bool usual = (seen & kBegunMask) != 0 && (seen & (kRow | kFreed)) == 0;
+    return PAGODA_LIKELY(usual && change(pg, seen, seen - kBegun)) || unhold_slow(head);
 }
+
+bool pages_are_held(uint32_t head) { return state(page_at(head)) != 0; }
 
 bool hold_puts_off_pages(uint32_t head) {
     page &pg = page_at(head);
-    uint32_t seen = state(pg).load(std::memory_order_acquire);
+    uint32_t seen = __atomic_load_n(&pg.link, __ATOMIC_ACQUIRE);
     do {
         if (PAGODA_LIKELY(seen == 0))
             return false;
@@ -166,7 +177,7 @@ bool hold_puts_off_pages(uint32_t head) {
             report_double_free(page_address(head), kPageSize << pg.order);
             return true;
         }
-    } while (!state(pg).compare_exchange_weak(seen, seen | kFreed));
+    } while (!change(pg, seen, seen | kFreed));
     report_free_held(nullptr, page_address(head), kPageSize << pg.order);
     return true;
 }
