@@ -70,7 +70,6 @@ pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name
 }
 
 void device_destroy(pagoda_device_state *state) {
-    pools_forget(*state);
     space *s = state->space;
     state->set_gone();
     debug_forget(*state);
@@ -106,6 +105,7 @@ PAGODA_EXPORT void pagoda_device_close(device *dev) {
         return;
     }
     managed_release(state);
+    pools_forget(*state);
     device_destroy(state);
 }
 

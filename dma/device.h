@@ -64,7 +64,8 @@ void forget_sentence();
 // A device without a bus on this space, which is in the list of spaces (spaces_add) and which it
 // shares. NULL: no memory.
 pagoda_device_state *device_create(space *s, pagoda_iommu kind, const char *name);
-// The last device of a space takes the space along, and what is mapped there.
+// The last device of a space takes the space along, and what is mapped there. Its pools are
+// forgotten already (pools_forget).
 void device_destroy(pagoda_device_state *state);
 
 } // namespace pagoda::dma

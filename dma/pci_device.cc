@@ -5,6 +5,7 @@
 #include "dma/managed.h"
 #include "dma/os.h"
 #include "dma/pci_config.h"
+#include "dma/pool.h"
 #include "dma/sysfs.h"
 
 #include "hugepage/base.h"
@@ -175,6 +176,7 @@ void bus_close(pagoda_device_state *state) {
     stop(*b);
     managed_release(state);
     state->set_gone();
+    pools_forget(*state); // without attach_lock(): a fork takes the pools' lock first
     io_map_end(b);
     claims_end(b);
     attach_lock();

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <pagoda/devres.h>
 #include <pagoda/dma-mapping.h>
+#include <pagoda/dmapool.h>
 #include <pagoda/slab.h>
 #include <thread>
 
@@ -188,6 +189,35 @@ TEST(pci_device_open, a_machine_without_vfio_says_so) {
     }
     EXPECT_EQ(pagoda_device_open("ffff:fffe", PAGODA_IOMMU_ANY), nullptr);
     EXPECT_EQ(errno, ENODEV);
+}
+
+// Handlers of forks take the locks of pools and of devices, and so does closing.
+TEST_F(pci_device, a_fork_and_the_closing_of_a_device_do_not_wait_for_each_other) {
+    kernel.add_device(kOther, "0x1234", "0x11e8", 6);
+    child_end end = in_child(
+        [] {
+            device *own = pagoda_device_open(kOther, PAGODA_IOMMU_TYPE1);
+            ASSERT_NE(own, nullptr) << pagoda_device_error();
+            dma_pool *pool = dma_pool_create("pool", own, 64, 64, 0);
+            ASSERT_NE(pool, nullptr) << pagoda_device_error();
+            dma_pool_destroy(pool);
+            pagoda_device_close(own);
+            std::atomic<bool> done = false;
+            std::thread other([&done] {
+                while (!done)
+                    pagoda_device_close(pagoda_device_open(kOther, PAGODA_IOMMU_TYPE1));
+            });
+            for (int i = 0; i < 300; i++) {
+                pid_t pid = fork();
+                if (pid == 0)
+                    _exit(0);
+                waitpid(pid, nullptr, 0);
+            }
+            done = true;
+            other.join();
+        },
+        60);
+    EXPECT_TRUE(succeeded(end));
 }
 
 TEST(pci_device_open, many_times_from_two_threads) {
