@@ -12,7 +12,6 @@
 #include <pagoda/slab.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <string.h>
 
 namespace pagoda::dma {
 

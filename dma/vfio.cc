@@ -54,12 +54,11 @@ class capabilities {
   public:
     capabilities(const char *answer, size_t bytes, size_t first)
         : answer_(answer), bytes_(bytes), at_(first) {}
-    // The next one, or NULL; `bytes` of it are inside the answer.
-    const vfio_info_cap_header *next(size_t *bytes) {
+    // The next one, or NULL.
+    const vfio_info_cap_header *next() {
         if (at_ == 0 || at_ + sizeof(vfio_info_cap_header) > bytes_)
             return nullptr;
         auto *header = reinterpret_cast<const vfio_info_cap_header *>(answer_ + at_);
-        *bytes = bytes_ - at_;
         at_ = header->next > at_ ? header->next : 0; // never round in a circle
         return header;
     }
@@ -141,8 +140,7 @@ int type1_get_info(int container, type1_info *info, iova_window *windows, int ca
     bool caps = (answer->flags & VFIO_IOMMU_INFO_CAPS) != 0;
     capabilities list(reinterpret_cast<const char *>(answer), answer->argsz,
                       caps ? answer->cap_offset : 0);
-    size_t bytes = 0;
-    while (const vfio_info_cap_header *header = list.next(&bytes)) {
+    while (const vfio_info_cap_header *header = list.next()) {
         if (header->id == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE) {
             auto *ranges = reinterpret_cast<const vfio_iommu_type1_info_cap_iova_range *>(header);
             for (uint32_t i = 0; i < ranges->nr_iovas; i++, info->windows++)
@@ -241,17 +239,11 @@ int device_region(int device, unsigned index, region *out) {
     if (answer == nullptr)
         return error;
     bool mappable = (answer->flags & VFIO_REGION_INFO_FLAG_MMAP) != 0;
-    *out = {answer->offset,
-            answer->size,
-            (answer->flags & VFIO_REGION_INFO_FLAG_READ) != 0,
-            (answer->flags & VFIO_REGION_INFO_FLAG_WRITE) != 0,
-            0,
-            mappable ? answer->size : 0};
+    *out = {answer->offset, answer->size, 0, mappable ? answer->size : 0};
     bool caps = (answer->flags & VFIO_REGION_INFO_FLAG_CAPS) != 0;
     capabilities list(reinterpret_cast<const char *>(answer), answer->argsz,
                       caps ? answer->cap_offset : 0);
-    size_t bytes = 0;
-    while (const vfio_info_cap_header *header = list.next(&bytes)) {
+    while (const vfio_info_cap_header *header = list.next()) {
         if (header->id != VFIO_REGION_INFO_CAP_SPARSE_MMAP)
             continue;
         auto *sparse = reinterpret_cast<const vfio_region_info_cap_sparse_mmap *>(header);

@@ -44,7 +44,6 @@ int ioas_unmap(int iommufd, uint32_t ioas, uint64_t iova, uint64_t bytes);
 struct region {
     uint64_t offset; // in the device's descriptor
     uint64_t bytes;  // 0: there is none
-    bool readable, writable;
     // The part that can be mapped; without a limit by a sparse list, all of it.
     uint64_t map_first, map_bytes;
 };
