@@ -3,7 +3,7 @@
 // destroy what the drive holds), 31 at a time from each of two threads, a fixed number of them in
 // each run.
 //
-//   nvme_pairs 1b36:0010           31 pairs of each, as the documentation quotes them
+//   nvme_pairs 1b36:0010           101 pairs of each, as the documentation quotes them
 //   nvme_pairs 1b36:0010 --short   a few, to see that it runs
 //
 // By CPU time as in bench/pairs: of polling it is the time that the requests take, of interrupts
@@ -28,7 +28,7 @@ constexpr unsigned kThreads = 2, kDepth = 32, kInFlight = kDepth - 1;
 constexpr uint32_t kBytes = 4096;
 
 struct nvme *drive;
-unsigned requests = 2000; // of each thread in a run
+unsigned requests = 500; // of each thread in a run
 std::atomic<bool> failed;
 
 struct worker;
@@ -131,7 +131,7 @@ int main(int argc, char **argv) {
     bool brief = argc == 3 && std::strcmp(argv[2], "--short") == 0;
     if (argc < 2 || (argc > 2 && !brief))
         return 2;
-    int pairs = brief ? 3 : 31;
+    int pairs = brief ? 3 : 101;
     if (brief)
         requests = 200;
     drive = nvme_open(argv[1], PAGODA_IOMMU_ANY);
