@@ -1,73 +1,107 @@
 #!/usr/bin/env python3
-"""clang-tidy over every source file of a build directory that Clang has compiled.
+"""clang-tidy over every source file of a build directory that is configured for Clang.
 
-A file that passed is not looked at again until it, a header of the tree that it includes, its
-compile command or .clang-tidy changes.
+What Clang itself warns of is a finding too: nothing else compiles the tests with it. A file that
+passed is not looked at again until it, a header of the tree that it includes, its compile command
+or the rules change.
 """
 
 import concurrent.futures
+import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOGETHER = 12
 
 
-def headers_of(build):
-    """The files of the tree that each object was compiled from, as ninja recorded them."""
-    listing = subprocess.run(
-        ["ninja", "-C", build, "-t", "deps"], capture_output=True, text=True, check=True
-    ).stdout
-    deps, target = {}, None
-    for line in listing.splitlines():
-        if line.startswith("    "):
-            path = (build / line.strip()).resolve()
-            if path.is_relative_to(ROOT):
-                deps[target].append(path)
-        elif ": #deps" in line:
-            target = line.split(": #deps")[0]
-            deps[target] = []
-    return deps
+class Source:
+    def __init__(self, entry, build):
+        self.path = pathlib.Path(entry["file"])
+        words = shlex.split(entry["command"])
+        self.flags = words[1 : words.index("-o")]
+        self.rules = [p / ".clang-tidy" for p in self.path.parents if (p / ".clang-tidy").exists()]
+        self.stamp = build / "lint" / self.path.relative_to(ROOT)
+        self.key = key_of(self)
+
+    def passed(self):
+        return self.stamp.exists() and self.stamp.read_text() == self.key
+
+    def company(self):
+        """Those that can be looked at with this one have the same."""
+        alone = self.path.suffix == ".c" or re.search(r"^int main\(", self.path.read_text(), re.M)
+        return [str(self.path if alone else self.path.parent), *self.flags]
 
 
-def key_of(entry, deps):
-    command = entry["command"].split()
-    key = hashlib.sha256(entry["command"].encode())
-    for path in [ROOT / ".clang-tidy", *sorted(deps[command[command.index("-o") + 1]])]:
+@functools.cache
+def included_by(path):
+    """The files of the tree that one file includes itself."""
+    names = re.findall(r'^ *# *include ["<](.+)[">]', path.read_text(), re.MULTILINE)
+    found = (folder / name for name in names for folder in (path.parent, ROOT, ROOT / "include"))
+    return [included.resolve() for included in found if included.is_file()]
+
+
+def key_of(source):
+    seen, todo = set(), [source.path]
+    while todo:
+        path = todo.pop()
+        if path not in seen and path.is_relative_to(ROOT):
+            seen.add(path)
+            todo += included_by(path)
+    key = hashlib.sha256(" ".join(source.flags).encode())
+    for path in [*source.rules, *sorted(seen)]:
         key.update(path.read_bytes())
     return key.hexdigest()
 
 
-def check(source, build, stamp, key):
-    result = subprocess.run(
-        ["clang-tidy", "--quiet", "-p", build, source], capture_output=True, text=True, cwd=ROOT
-    )
-    if result.returncode == 0:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(key)
-    return result.returncode == 0, result.stdout + result.stderr
+def check(sources):
+    """What is said of each source that has findings.
+
+    The headers cost more than the sources do. So sources are looked at together, in one file that
+    includes them; and by halves where that has findings, which may be names that two of them share.
+    """
+    first = sources[0]
+    first.stamp.parent.mkdir(parents=True, exist_ok=True)
+    path = first.path
+    if len(sources) > 1:
+        path = first.stamp.with_suffix(".together.cc")
+        includes = (f'#include "{s.path}" // NOLINT(bugprone-suspicious-include)\n' for s in sources)
+        path.write_text("".join(includes))
+    command = ["clang-tidy", "--quiet", f"--config-file={first.rules[0]}", path, "--"]
+    done = subprocess.run([*command, *first.flags], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode == 0:
+        for source in sources:
+            source.stamp.write_text(source.key)
+        return []
+    if len(sources) == 1:
+        return [done.stdout + done.stderr]
+    half = len(sources) // 2
+    return check(sources[:half]) + check(sources[half:])
 
 
 def main():
     build = pathlib.Path(sys.argv[1]).resolve()
-    deps = headers_of(build)
     entries = json.loads((build / "compile_commands.json").read_text())
-    todo = []
-    for source, entry in {pathlib.Path(e["file"]): e for e in entries}.items():
-        key = key_of(entry, deps)
-        stamp = build / "lint" / source.relative_to(ROOT)
-        if not stamp.exists() or stamp.read_text() != key:
-            todo.append((source, build, stamp, key))
+    sources = {entry["file"]: Source(entry, build) for entry in entries}.values()
+    todo = sorted((s for s in sources if not s.passed()), key=lambda s: (s.company(), s.path))
+    batches = []
+    for _, alike in itertools.groupby(todo, Source.company):
+        alike = list(alike)
+        batches += [alike[i : i + TOGETHER] for i in range(0, len(alike), TOGETHER)]
 
     failed = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for passed, output in pool.map(lambda job: check(*job), todo):
-            if not passed:
-                failed += 1
-                print(output)
+        for findings in pool.map(check, batches):
+            failed += len(findings)
+            for said in findings:
+                print(said)
     print(f"clang-tidy: {len(todo)} files looked at, {failed} with findings")
     return 1 if failed else 0
 
