@@ -61,19 +61,32 @@ def key_of(source):
     return key.hexdigest()
 
 
+def text_of(sources):
+    """Several as one. No header is included again by another: that would be a finding."""
+    lines, before = [], set()
+    for source in sources:
+        own = set()
+        for line in source.path.read_text().splitlines():
+            name = re.match(r'#include ([<"].+?[>"])', line)
+            again = name and name[1] in before - own
+            lines.append("" if again else line)
+            own |= {name[1]} if name else set()
+        before |= own
+    return "\n".join(lines) + "\n"
+
+
 def check(sources):
     """What is said of each source that has findings.
 
-    The headers cost more than the sources do. So sources are looked at together, in one file that
-    includes them; and by halves where that has findings, which may be names that two of them share.
+    The headers cost more than the sources do. So sources are looked at together, as one file; and
+    by halves where that has findings, which may be names that two of them share.
     """
     first = sources[0]
     first.stamp.parent.mkdir(parents=True, exist_ok=True)
     path = first.path
     if len(sources) > 1:
         path = first.stamp.with_suffix(".together.cc")
-        includes = (f'#include "{s.path}" // NOLINT(bugprone-suspicious-include)\n' for s in sources)
-        path.write_text("".join(includes))
+        path.write_text(text_of(sources))
     command = ["clang-tidy", "--quiet", f"--config-file={first.rules[0]}", path, "--"]
     done = subprocess.run([*command, *first.flags], capture_output=True, text=True, cwd=ROOT)
     if done.returncode == 0:
