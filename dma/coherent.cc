@@ -100,7 +100,8 @@ void *coherent_alloc(pagoda_device_state &s, size_t bytes, uint64_t mask, gfp_t 
     if (check_usable(s) != 0)
         return nullptr;
     forget_sentence();
-    gfp &= ~GFP_ZONEMASK; // the mask says where
+    // The mask says where, and what the zone has not is a region of its own.
+    gfp &= ~(GFP_ZONEMASK | __GFP_NOFAIL);
     void *p = zone_alloc(s, bytes, mask, gfp, address);
     if (p == nullptr && kind == entry_kind::coherent) {
         p = region_alloc(s, bytes, mask, gfp, address);

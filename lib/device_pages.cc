@@ -363,6 +363,16 @@ bool device_pages_grow(uint32_t count, unsigned align_order, uint64_t mask, gfp_
     return more;
 }
 
+bool device_pages_may_come_free(uint32_t count, uint64_t mask) {
+    slow_path scope;
+    lock_guard g(lock);
+    for (const chunk *c = chunks; c != nullptr; c = c->next)
+        if (c->pages >= count && c->address <= mask &&
+            mask - c->address >= (uint64_t{count} << kPageShift) - 1)
+            return true;
+    return false;
+}
+
 void device_pages_trim(uint64_t keep_bytes) {
     constexpr gfp_t kNeeded = __GFP_DIRECT_RECLAIM | __GFP_IO;
     const thread_state *nobody = nullptr;

@@ -59,20 +59,30 @@ inline void pages_give(uint32_t first, uint32_t count, gfp_t gfp) {
 // slow_path: the library above may allocate.
 bool device_pages_grow(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp);
 
+// So many pages below the mask are in one piece, whoever has them now.
+bool device_pages_may_come_free(uint32_t count, uint64_t mask);
+
 // with_reclaim() for what is made of such pages; `count` and `align_order` are what an attempt
-// takes. Short of devices' addresses no shrinker helps, so it soon gives up.
+// takes. Short of devices' addresses no shrinker helps, so it soon gives up; but __GFP_NOFAIL waits
+// where others may free what it needs.
 template <class Attempt>
 auto with_device_pages(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp,
                        Attempt attempt) {
     constexpr int kTries = 8; // others may take what was had
-    gfp_t soon = (gfp & ~__GFP_NOFAIL) | __GFP_NORETRY;
-    return with_reclaim(soon, uint64_t{count} << kPageShift, [&] {
+    uint64_t bytes = uint64_t{count} << kPageShift;
+    bool nofail = (gfp & __GFP_NOFAIL) != 0;
+    auto try_growing = [&] {
         auto result = attempt();
         for (int i = 0; !result && i < kTries && device_pages_grow(count, align_order, mask, gfp);
              i++)
             result = attempt();
         return result;
-    });
+    };
+    gfp_t soon = (gfp & ~__GFP_NOFAIL) | __GFP_NORETRY | (nofail ? __GFP_NOWARN : 0);
+    auto result = with_reclaim(soon, bytes, try_growing);
+    if (PAGODA_UNLIKELY(!result && nofail) && device_pages_may_come_free(count, mask))
+        result = with_reclaim(gfp, bytes, try_growing);
+    return result;
 }
 
 // After frees that may have left more chunks free than are kept, outside of the slow_path: gives

@@ -5,6 +5,7 @@
 #include "lib/device_pages.h"
 #include "lib/heap.h"
 #include "lib/kernel_api.h"
+#include "lib/reclaim.h"
 #include "lib/thread.h"
 
 #include <pagoda/highmem.h>
@@ -156,6 +157,32 @@ TEST_IN_CHILD(run_out_of_low_addresses) {
     // The page allocator's own names.
     EXPECT_EQ(alloc_page(GFP_KERNEL | GFP_DMA | __GFP_NOWARN), nullptr);
     EXPECT_NE(alloc_page(GFP_KERNEL | GFP_DMA32), nullptr);
+}
+
+// Only for what others can free, and not for what never was.
+TEST_IN_CHILD(are_waited_for_with_nofail) {
+    attach();
+    constexpr gfp_t kNofail = GFP_KERNEL | GFP_DMA | __GFP_NOFAIL;
+    std::vector<char *> held;
+    for (char *p; (p = get(256, 8, kMask24)) != nullptr;)
+        held.push_back(p);
+    EXPECT_EQ(get(4096, 0, kMask24, GFP_KERNEL | __GFP_NOFAIL | __GFP_NOWARN), nullptr)
+        << "no chunk is that large";
+    ASSERT_GT(held.size(), 1u);
+    uint64_t waits = reclaim_get_stats().waits;
+    ::page *page = nullptr;
+    void *object = nullptr;
+    std::thread one([&] { page = alloc_page(kNofail); });
+    std::thread other([&] { object = kmalloc(100, kNofail); });
+    while (reclaim_get_stats().waits < waits + 4)
+        sys::nap(1000);
+    put(held.back(), 256);
+    one.join();
+    other.join();
+    ASSERT_NE(page, nullptr);
+    EXPECT_TRUE(devices.reached(page_address(page), 4096, kMask24));
+    ASSERT_NE(object, nullptr);
+    EXPECT_TRUE(devices.reached(object, 100, kMask24));
 }
 
 // Every answer, at the first call and at later ones, and memory that is short at every step.
