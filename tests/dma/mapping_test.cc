@@ -5,7 +5,6 @@
 #include "lib/heap.h"
 #include "tests/dma/soft.h"
 
-#include <pagoda/memblock.h>
 #include <pagoda/slab.h>
 #include <pagoda/vmalloc.h>
 
@@ -647,35 +646,6 @@ TEST(Mapping, MakesNoSystemCall) {
         _exit(good ? 0 : 1);
     });
     EXPECT_TRUE(test::succeeded(end));
-}
-
-// For the device as for the program. In a child, with which it ends.
-TEST(Mapping, MemorySetAsideIsInOnePiece) {
-    test::child_end end = test::in_child([] {
-        constexpr size_t kBytes = 64u << 20;
-        ASSERT_EQ(pagoda_boot_reserve(kBytes), 0);
-        ASSERT_EQ(pagoda_contig_reserve(kBytes), 0);
-        soft_device dev(kWide);
-        for (void *taken :
-             {memblock_alloc(kBytes / 2, 4096), pagoda_contig_alloc(kBytes / 2, 4096)}) {
-            ASSERT_NE(taken, nullptr);
-            auto *p = static_cast<char *>(taken);
-            uint64_t calls = dev.counters().map_calls;
-            dma_addr_t at = dma_map_single(dev, p, kBytes / 2, DMA_BIDIRECTIONAL);
-            ASSERT_NE(at, DMA_MAPPING_ERROR) << pagoda_device_error();
-            EXPECT_EQ(dev.counters().map_calls, calls + 1);
-            EXPECT_FALSE(dma_need_sync(dev, at));
-            for (size_t i = 0; i < kBytes / 2; i += 1u << 20) {
-                p[i] = static_cast<char>(i >> 20);
-                ASSERT_EQ(dev.reads(at + i, 1), std::string(1, p[i])) << i;
-            }
-            ASSERT_EQ(dev.writes(at + kBytes / 2 - 1, "x"), 0);
-            EXPECT_EQ(p[kBytes / 2 - 1], 'x');
-            dma_unmap_single(dev, at, kBytes / 2, DMA_BIDIRECTIONAL);
-        }
-    });
-    EXPECT_TRUE(test::succeeded(end));
-    EXPECT_EQ(end.errors, "");
 }
 
 TEST(Mapping, ThreadsMapAndUnmapAtOnce) {
