@@ -408,7 +408,7 @@ void devices() {
             *address = reinterpret_cast<uintptr_t>(at) & 0xffffffff;
             return 0;
         },
-        [](void *, size_t) {},
+        [](void *, size_t) { return true; },
         [](void *, size_t) { return true; },
         [] { return ""; },
     };
