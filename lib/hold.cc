@@ -442,8 +442,13 @@ static PAGODA_COLD bool release_end(const void *p, std::atomic<uint16_t> &holds,
 
 PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     short_way o;
-    if (PAGODA_LIKELY(o.find(p) && o.reaches(bytes) &&
-                      o.holds->load(std::memory_order_relaxed) < kManyHolds)) {
+    if (PAGODA_UNLIKELY(!o.find(p))) {
+        if (marked_class(p) != kClassPages)
+            return hold_slow(p, bytes);
+        note_any();
+        return pages_hold(p, bytes);
+    }
+    if (PAGODA_LIKELY(o.reaches(bytes) && o.holds->load(std::memory_order_relaxed) < kManyHolds)) {
         uint16_t before = o.holds->fetch_add(1);
         if (PAGODA_LIKELY(!is_freed(before) &&
                           (o.is_closed() || close_behind(p, o.start_page, o.s))))
@@ -455,7 +460,9 @@ PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
 
 PAGODA_EXPORT bool pagoda_object_release(const void *p) {
     short_way o;
-    if (PAGODA_UNLIKELY(!o.find(p) || o.holds->load(std::memory_order_relaxed) == 0))
+    if (PAGODA_UNLIKELY(!o.find(p)))
+        return marked_class(p) == kClassPages ? pages_unhold(p) : release_slow(p);
+    if (PAGODA_UNLIKELY(o.holds->load(std::memory_order_relaxed) == 0))
         return release_slow(p);
     uint16_t before = o.holds->fetch_sub(1);
     return PAGODA_LIKELY(before - 1u < kHoldMask) || release_end(p, *o.holds, before);
