@@ -377,12 +377,15 @@ static PAGODA_COLD int hold_classless(const void *p, size_t bytes) {
     return freed ? -ENOENT : -EFAULT;
 }
 
+static int hold_pages(const void *p, size_t bytes) {
+    note_any();
+    return pages_hold(p, bytes);
+}
+
 static PAGODA_NOINLINE int hold_slow(const void *p, size_t bytes) {
     uint8_t cls = class_of_pointer(p);
-    if (cls == kClassPages) {
-        note_any();
-        return pages_hold(p, bytes);
-    }
+    if (cls == kClassPages)
+        return hold_pages(p, bytes);
     if (t_thread.depth != 0)
         return -EAGAIN;
     if (PAGODA_UNLIKELY(cls == kClassNone))
@@ -412,16 +415,19 @@ static PAGODA_NOINLINE bool release_slow(const void *p) {
     return finish(o.start, o.bytes, hold_lower(*o.holds));
 }
 
-// What the short ways leave over. They give these their figures singly: a short_way in memory would
-// be stored by each call.
+// What the short ways leave over. They end with a call of these, and give them their figures
+// singly: so they save no register, and no short_way is in memory.
 
-// The counter is up, and the page is open or somebody looks whether to open it. False: the one who
-// looks is who this thread interrupted.
-static PAGODA_COLD bool close_behind(const void *p, uint32_t start_page, slab *s) {
-    if (t_thread.depth != 0)
-        return false;
-    close_hot_path(start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, s);
-    return true;
+// The counter is up, but the object was freed, or its page is open, or somebody looks whether to
+// open it. Who looks may be who this thread interrupted.
+static PAGODA_COLD int hold_afterwards(const void *p, size_t bytes, uint16_t before, slab *s,
+                                       uint32_t start_page) {
+    if (!is_freed(before) && t_thread.depth == 0) {
+        close_hot_path(start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, s);
+        return 0;
+    }
+    release_slow(p);
+    return hold_slow(p, bytes);
 }
 
 // One was taken from the counter of an object that was freed, or from none.
@@ -442,20 +448,15 @@ static PAGODA_COLD bool release_end(const void *p, std::atomic<uint16_t> &holds,
 
 PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     short_way o;
-    if (PAGODA_UNLIKELY(!o.find(p))) {
-        if (marked_class(p) != kClassPages)
-            return hold_slow(p, bytes);
-        note_any();
-        return pages_hold(p, bytes);
-    }
-    if (PAGODA_LIKELY(o.reaches(bytes) && o.holds->load(std::memory_order_relaxed) < kManyHolds)) {
-        uint16_t before = o.holds->fetch_add(1);
-        if (PAGODA_LIKELY(!is_freed(before) &&
-                          (o.is_closed() || close_behind(p, o.start_page, o.s))))
-            return 0;
-        release_slow(p);
-    }
-    return hold_slow(p, bytes);
+    if (PAGODA_UNLIKELY(!o.find(p)))
+        return marked_class(p) == kClassPages ? hold_pages(p, bytes) : hold_slow(p, bytes);
+    if (PAGODA_UNLIKELY(!o.reaches(bytes) ||
+                        o.holds->load(std::memory_order_relaxed) >= kManyHolds))
+        return hold_slow(p, bytes);
+    uint16_t before = o.holds->fetch_add(1);
+    if (PAGODA_LIKELY(!is_freed(before) && o.is_closed()))
+        return 0;
+    return hold_afterwards(p, bytes, before, o.s, o.start_page);
 }
 
 PAGODA_EXPORT bool pagoda_object_release(const void *p) {
