@@ -12,7 +12,7 @@ namespace pagoda::dma {
 
 namespace {
 
-void say(const char *format, va_list arguments) {
+__attribute__((format(printf, 1, 0))) void say(const char *format, va_list arguments) {
     int kept = errno;
     char line[640] = "pagoda: dma: ";
     size_t length = strlen(line);

@@ -78,12 +78,13 @@ void device_destroy(pagoda_device_state *state) {
                  static_cast<unsigned long long>(live));
     if (s->detach(state)) {
         spaces_remove(s);
-        space::destroy(s);
         // The memory itself stays: the program may still use it.
         views_forget(s);
+        s->end();
         if (uint64_t left = ledger_forget(s); left != 0)
             complain("%s is closed with %llu pieces of memory for it that were not freed",
                      state->name, static_cast<unsigned long long>(left));
+        space::destroy(s);
     }
     kfree(state);
 }

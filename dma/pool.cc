@@ -90,12 +90,13 @@ void *place(pool &p, void *block, uint64_t *handle) {
 
 // A block that was freed is as it was left; then it looks used, but not initialised.
 void check_poison(pool &p, uint8_t *block) {
-    for (size_t i = 0; i < p.size; i++)
-        if (block[i] != kPoisonFreed) {
-            complain("dma_pool %s: block %p was written after it was freed: byte %zu is %#x",
-                     p.name, static_cast<void *>(block), i, static_cast<unsigned>(block[i]));
-            return;
-        }
+    if (block[0] == kPoisonFreed && memcmp(block, block + 1, p.size - 1) == 0)
+        return;
+    size_t i = 0;
+    while (block[i] == kPoisonFreed)
+        i++;
+    complain("dma_pool %s: block %p was written after it was freed: byte %zu is %#x", p.name,
+             static_cast<void *>(block), i, static_cast<unsigned>(block[i]));
 }
 
 void *checked_alloc(pool &p, gfp_t flags, uint64_t *handle) {

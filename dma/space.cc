@@ -62,13 +62,19 @@ bool space::init(iommu *back_end, int *error) {
     return true;
 }
 
-void space::destroy(space *s) {
+void space::end() {
     // In a child of fork another thread may have been at the domain: what it has is lost.
-    while (!s->dead() && s->chunks_ != nullptr)
-        s->unmap_chunk(reinterpret_cast<void *>(s->chunks_->at), s->chunks_->bytes);
-    if (!s->dead())
-        put_iova_domain(&s->domain_);
-    s->iommu_->ops->close(*s->iommu_);
+    while (!dead() && chunks_ != nullptr)
+        unmap_chunk(reinterpret_cast<void *>(chunks_->at), chunks_->bytes);
+    if (!dead())
+        put_iova_domain(&domain_);
+    iommu_->ops->close(*iommu_);
+    iommu_ = nullptr;
+}
+
+void space::destroy(space *s) {
+    if (s->iommu_ != nullptr)
+        s->end();
     s->~space();
     kvfree(s);
 }

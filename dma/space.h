@@ -46,7 +46,9 @@ class space {
     // Takes the back end over. NULL (the back end is closed): no memory, or no window. -errno in
     // *error.
     static space *create(iommu *back_end, int *error);
-    // With all that is mapped. No device uses it any more.
+    // Nothing is mapped any more, and no device uses it; what is noted of it elsewhere can go then.
+    void end();
+    // After end(), or instead of it.
     static void destroy(space *s);
 
     iommu &back_end() { return *iommu_; }

@@ -147,9 +147,9 @@ int show(pagoda_device_state &s, vm_area_struct *vma, size_t bytes, const void *
     return error;
 }
 
-// Takes it out of the list; NULL: there is none. *last: nothing else shows memory that was freed.
+// Takes it out of the list, under the lock; NULL: there is none. *last: nothing else shows memory
+// that was freed.
 view *take(unsigned long start, bool *last) {
-    locked hold(g_lock);
     view **at = &g_views;
     while (*at != nullptr && (*at)->start != start)
         at = &(*at)->next;
@@ -203,15 +203,21 @@ PAGODA_EXPORT int pagoda_dma_mmap_pages(device *dev, vm_area_struct *vma, size_t
 
 PAGODA_EXPORT int pagoda_dma_munmap(const vm_area_struct *vma) {
     bool last = false;
-    view *v = take(vma->vm_start, &last);
+    view *v = nullptr;
+    {
+        // To the end, for the end of the device waits for it: the memory may be mapped in its
+        // space.
+        locked hold(g_lock);
+        v = take(vma->vm_start, &last);
+        if (v != nullptr && !v->parents) {
+            os::unmap(v->mapped, v->bytes);
+            if (last)
+                coherent_give_back(v->in, v->memory);
+        }
+    }
     if (v == nullptr) {
         complain("no view begins at %#lx", vma->vm_start);
         return -EINVAL;
-    }
-    if (!v->parents) {
-        os::unmap(v->mapped, v->bytes);
-        if (last)
-            coherent_give_back(v->in, v->memory);
     }
     kfree(v);
     return 0;

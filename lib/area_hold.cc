@@ -18,18 +18,20 @@ namespace {
 
 std::atomic<bool> any_hold{false}; // a fork child has something to clear
 
-size_t size_of(uint32_t words) { return sizeof(granule_holds) + words * sizeof(uint64_t); }
+size_t size_of(uint32_t words) { return sizeof(granule_holds) + 2 * words * sizeof(uint64_t); }
 
 // The granule of an area that p lies in.
 struct granule {
     uint32_t number;
     uintptr_t at;
     size_t bytes; // that are mapped
+    bool populated;
 };
 
 granule granule_at(const vm_area *a, uint32_t number) {
     uintptr_t offset = uintptr_t{number} << kPageblockShift;
-    return {number, vm_range::address(a) + offset, min_of(a->mapped - offset, kPageblockSize)};
+    return {number, vm_range::address(a) + offset, min_of(a->mapped - offset, kPageblockSize),
+            false};
 }
 
 uint32_t number_of(const vm_area *a, const void *p) {
@@ -46,12 +48,13 @@ vm_area *live_area(const void *p) {
                : nullptr;
 }
 
-bool is_set(const granule_holds *h, uint32_t n) { return (h->bits[n / 64] >> (n % 64) & 1) != 0; }
+bool is_set(const uint64_t *bits, uint32_t n) { return (bits[n / 64] >> (n % 64) & 1) != 0; }
 
 void set(granule_holds *h, uint32_t n, bool held) {
-    if (is_set(h, n) == held)
+    if (is_set(h->held(), n) == held)
         return;
-    h->bits[n / 64] ^= uint64_t{1} << (n % 64);
+    h->held()[n / 64] ^= uint64_t{1} << (n % 64);
+    h->populated()[n / 64] &= ~(uint64_t{1} << (n % 64));
     h->count += held ? 1 : ~0u;
 }
 
@@ -67,7 +70,8 @@ granule_holds *make_room(vm_area *a, granule_holds *fresh, granule_holds **unuse
         return nullptr;
     if (old != nullptr) {
         fresh->count = old->count;
-        memcpy(fresh->bits, old->bits, old->words * sizeof(uint64_t));
+        memcpy(fresh->held(), old->held(), old->words * sizeof(uint64_t));
+        memcpy(fresh->populated(), old->populated(), old->words * sizeof(uint64_t));
     }
     *unused = old;
     return a->granules_held = fresh;
@@ -106,8 +110,10 @@ int note_held(const void *p, granule *g) {
             words = (a->granules + 63) / 64;
             *g = granule_at(a, number_of(a, p));
         }
-        if (h != nullptr)
+        if (h != nullptr) {
             set(h, g->number, true);
+            g->populated = is_set(h->populated(), g->number);
+        }
         vmalloc_lock().unlock();
         free_record(unused);
         if (a == nullptr)
@@ -115,6 +121,13 @@ int note_held(const void *p, granule *g) {
         if (h != nullptr)
             return 0;
     }
+}
+
+void note_populated(const void *p, uint32_t number) {
+    lock_guard l(vmalloc_lock());
+    vm_area *a = live_area(p);
+    if (a != nullptr && area_is_held(a) && is_set(a->granules_held->held(), number))
+        a->granules_held->populated()[number / 64] |= uint64_t{1} << (number % 64);
 }
 
 } // namespace
@@ -125,7 +138,7 @@ bool area_let_go(vm_area *a) {
     const pagoda_dma_provider *provider = dma_provider();
     granule_holds *h = a->granules_held;
     for (uint32_t n = 0; n < a->granules && h->count != 0; n++) {
-        if (!is_set(h, n))
+        if (!is_set(h->held(), n))
             continue;
         granule g = granule_at(a, n);
         if (provider == nullptr || !provider->release(reinterpret_cast<void *>(g.at), g.bytes))
@@ -152,9 +165,13 @@ int area_hold_block(const void *p, void **start, size_t *bytes) {
     if (!any_hold.load(std::memory_order_relaxed))
         any_hold.store(true, std::memory_order_relaxed);
     // Its owner sees to it that the area stays. Where this fails the hold stays noted, for another
-    // thread may have mapped the granule meanwhile: it costs a question later on.
-    if (!populate_memory(g.at, g.bytes))
-        return -ENOMEM;
+    // thread may have mapped the granule meanwhile: it costs a question later on. Once is enough:
+    // whoever closed pages of it since would take this for a touch.
+    if (!g.populated) {
+        if (!populate_memory(g.at, g.bytes))
+            return -ENOMEM;
+        note_populated(p, g.number);
+    }
     *start = reinterpret_cast<void *>(g.at);
     *bytes = g.bytes;
     return 0;
@@ -222,7 +239,7 @@ void areas_after_fork_in_child() {
         a->holds.store(0, std::memory_order_relaxed);
         if (granule_holds *h = a->granules_held) {
             h->count = 0;
-            memset(h->bits, 0, h->words * sizeof(uint64_t));
+            memset(h->bits, 0, 2 * h->words * sizeof(uint64_t));
         }
     });
 }

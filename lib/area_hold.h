@@ -10,9 +10,12 @@ namespace pagoda {
 
 // Which granules of an area are held; an area has one from its first hold on.
 struct granule_holds {
-    uint32_t count; // of bits that are set
-    uint32_t words;
-    uint64_t bits[];
+    uint32_t count;  // of granules that are held
+    uint32_t words;  // per bitmap
+    uint64_t bits[]; // held; populated, too: nobody touches its pages for a further hold
+
+    uint64_t *held() { return bits; }
+    uint64_t *populated() { return bits + words; }
 };
 
 // Some granule of it is held: its mapping stays as it is. Under vmalloc's lock, or by its owner.

@@ -86,13 +86,16 @@ void mark(chunk &c, uint32_t at, uint32_t count, bool is_free) {
         unused_pages += c.pages;
 }
 
+// Whether what is aligned here is for the device too.
+bool is_aligned_alike(const chunk &c, unsigned align_order) {
+    return ((c.address >> kPageShift) - c.first) % (uint64_t{1} << align_order) == 0;
+}
+
 // Where in the chunk; its number of pages: nowhere.
 uint32_t find_in(const chunk &c, uint32_t count, unsigned align_order, uint64_t mask) {
-    if (c.free < count || c.address > mask)
+    if (c.free < count || c.address > mask || !is_aligned_alike(c, align_order))
         return c.pages;
     uint64_t align = uint64_t{1} << align_order;
-    if (((c.address >> kPageShift) - c.first) % align != 0)
-        return c.pages; // here and there are aligned differently
     uint64_t whole = (mask - c.address) >> kPageShift;
     whole += mask % kPageSize == kPageSize - 1;
     auto below = static_cast<uint32_t>(min_of(uint64_t{c.pages}, whole));
@@ -363,11 +366,11 @@ bool device_pages_grow(uint32_t count, unsigned align_order, uint64_t mask, gfp_
     return more;
 }
 
-bool device_pages_may_come_free(uint32_t count, uint64_t mask) {
+bool device_pages_may_come_free(uint32_t count, unsigned align_order, uint64_t mask) {
     slow_path scope;
     lock_guard g(lock);
     for (const chunk *c = chunks; c != nullptr; c = c->next)
-        if (c->pages >= count && c->address <= mask &&
+        if (c->pages >= count && c->address <= mask && is_aligned_alike(*c, align_order) &&
             mask - c->address >= (uint64_t{count} << kPageShift) - 1)
             return true;
     return false;

@@ -59,8 +59,8 @@ inline void pages_give(uint32_t first, uint32_t count, gfp_t gfp) {
 // slow_path: the library above may allocate.
 bool device_pages_grow(uint32_t count, unsigned align_order, uint64_t mask, gfp_t gfp);
 
-// So many pages below the mask are in one piece, whoever has them now.
-bool device_pages_may_come_free(uint32_t count, uint64_t mask);
+// So many pages below the mask are in one piece that is aligned, whoever has them now.
+bool device_pages_may_come_free(uint32_t count, unsigned align_order, uint64_t mask);
 
 // with_reclaim() for what is made of such pages; `count` and `align_order` are what an attempt
 // takes. Short of devices' addresses no shrinker helps, so it soon gives up; but __GFP_NOFAIL waits
@@ -80,7 +80,7 @@ auto with_device_pages(uint32_t count, unsigned align_order, uint64_t mask, gfp_
     };
     gfp_t soon = (gfp & ~__GFP_NOFAIL) | __GFP_NORETRY | (nofail ? __GFP_NOWARN : 0);
     auto result = with_reclaim(soon, bytes, try_growing);
-    if (PAGODA_UNLIKELY(!result && nofail) && device_pages_may_come_free(count, mask))
+    if (PAGODA_UNLIKELY(!result && nofail) && device_pages_may_come_free(count, align_order, mask))
         result = with_reclaim(gfp, bytes, try_growing);
     return result;
 }

@@ -5,6 +5,7 @@
 #include "hugepage/zone.h"
 #include "lib/area_hold.h"
 #include "lib/contig.h"
+#include "lib/device_pages.h"
 #include "lib/heap.h"
 #include "lib/kmem_cache.h"
 #include "lib/memblock.h"
@@ -347,14 +348,16 @@ void holds_after_fork_in_child() {
                 pages_begin_unheld(pg);
             continue;
         }
-        if (cls == kClassHeld) {
-            const void *p = page_address(at);
-            const kmem_cache *c = cache_of_pointer(p);
-            if (slab *s = c != nullptr ? slab_find(c->info, p).slab : nullptr)
-                memset(static_cast<void *>(s->holds.load(std::memory_order_relaxed)), 0,
-                       s->objects * sizeof(uint16_t));
+        // A thread that was about to close the page has raised its object's counter already.
+        const void *p = page_address(at);
+        const kmem_cache *c = cache_of_pointer(p);
+        slab *s = c != nullptr ? slab_find(c->info, p).slab : nullptr;
+        void *holds =
+            s != nullptr && s->first == at ? s->holds.load(std::memory_order_relaxed) : nullptr;
+        if (holds != nullptr)
+            memset(holds, 0, s->objects * sizeof(uint16_t));
+        if (cls == kClassHeld)
             g_pagemap.page_class[at] = pg.held_class;
-        }
         if (pg.holds.load(std::memory_order_relaxed) != 0)
             pg.holds.store(0, std::memory_order_relaxed);
     }
@@ -372,8 +375,9 @@ static PAGODA_COLD int hold_classless(const void *p, size_t bytes) {
     if (!in_zone(p))
         return area_hold_object(p, bytes);
     slow_path scope;
-    bool freed = zone_normal().is_ordinary(static_cast<uint32_t>(page_index(p))) &&
-                 !memblock_has(p) && !contig_has(p);
+    auto at = static_cast<uint32_t>(page_index(p));
+    bool freed = device_state(at) == kDeviceBlock ||
+                 (zone_normal().is_ordinary(at) && !memblock_has(p) && !contig_has(p));
     return freed ? -ENOENT : -EFAULT;
 }
 
@@ -430,17 +434,17 @@ static PAGODA_COLD int hold_afterwards(const void *p, size_t bytes, uint16_t bef
     return hold_slow(p, bytes);
 }
 
-// One was taken from the counter of an object that was freed, or from none.
+// One was taken from the counter of an object that was freed, or from none: two undo what one did.
 static PAGODA_COLD bool release_end(const void *p, std::atomic<uint16_t> &holds, uint16_t before) {
-    if (!is_freed(before)) {
-        holds.fetch_add(1); // two undo what one did
-        return false;
-    }
-    auto none = static_cast<uint16_t>(before - 1);
+    bool none = !is_freed(before) || (before & kHoldMask) == 0;
+    auto left = static_cast<uint16_t>(none ? holds.fetch_add(1) + 1 : before - 1);
     place o;
-    if ((before & kHoldMask) != 1 || !find(p, &o) || !holds.compare_exchange_strong(none, 0))
-        return true;
-    return finish(o.start, o.bytes, end_of(before));
+    // Of a freed object nobody is left. He who really was the last may have found this one below
+    // that: then it is for this one to finish.
+    if (is_freed(left) && (left & kHoldMask) == 0 && find(p, &o) &&
+        holds.compare_exchange_strong(left, 0))
+        finish(o.start, o.bytes, end_of(left));
+    return !none;
 }
 
 // No compare and exchange on the short ways: it would wait for what it compares with. What comes

@@ -533,6 +533,9 @@ TEST(Mapping, RefusesWhatWasFreed) {
         kvfree(run);
         heap_trim(0); // or a CPU's cache has it, as if it were in use
         refused(run, 70'000);
+        unsigned long low = __get_free_page(GFP_KERNEL | GFP_DMA32);
+        free_page(low);
+        refused(reinterpret_cast<void *>(low), 4096);
         EXPECT_EQ(dev.counters().bounced, 0u);
         EXPECT_EQ(dev.counters().live_mappings, 0u);
     });

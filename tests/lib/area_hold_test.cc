@@ -72,6 +72,19 @@ TEST(area_holds, are_of_the_mapped_part_of_a_granule) {
     });
 }
 
+// A further hold touches nothing: the library above may have closed pages of the granule since.
+TEST(area_holds, populate_once) {
+    in_fresh_heap([] {
+        char *p = take(2 * kMiB);
+        size_t bytes = 0;
+        EXPECT_EQ(hold(p, &bytes), p);
+        ASSERT_EQ(mprotect(p + kPageSize, kPageSize, PROT_NONE), 0);
+        EXPECT_EQ(hold(p + kMiB, &bytes), p);
+        ASSERT_EQ(mprotect(p + kPageSize, kPageSize, PROT_READ | PROT_WRITE), 0);
+        vmalloc_free(p, GFP_KERNEL);
+    });
+}
+
 TEST(area_holds, need_live_memory) {
     in_fresh_heap([] {
         char *p = take(2 * kMiB);

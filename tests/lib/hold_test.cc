@@ -495,16 +495,22 @@ TEST_F(holds, are_void_in_a_child_of_fork) {
     unsigned long pages = __get_free_pages(GFP_KERNEL, 2);
     for (void *each : {p, run, area, reinterpret_cast<void *>(pages)})
         ASSERT_EQ(pagoda_object_hold(each, 64), 0);
+    // As if the thread that holds p had not come to closing its page when another one forked.
+    uint8_t &mark = g_pagemap.page_class[page_index(p)];
+    mark = page_at(static_cast<uint32_t>(page_index(p))).held_class;
     EXPECT_TRUE(succeeded(in_child([&] {
         // What the process's handlers do is done by hand: this test runs on libc's malloc.
         heap_before_fork();
         heap_after_fork(true);
         uint64_t reports = misuse_count();
+        EXPECT_NE(marked_class(p), kClassHeld);
+        EXPECT_EQ(pagoda_object_hold(p, 64), 0);
+        EXPECT_TRUE(pagoda_object_release(p));
+        EXPECT_FALSE(pagoda_object_release(p)) << "the parent's hold";
         for (void *each : {p, run, area})
             heap_free(each, GFP_KERNEL);
         free_pages(pages, 2);
         EXPECT_EQ(misuse_count(), reports);
-        EXPECT_NE(marked_class(p), kClassHeld);
         void *fresh = heap_alloc(64, GFP_KERNEL);
         EXPECT_EQ(pagoda_object_hold(fresh, 64), 0) << "it may have devices of its own";
         EXPECT_TRUE(succeeded(in_child([&] {
@@ -516,6 +522,7 @@ TEST_F(holds, are_void_in_a_child_of_fork) {
         })));
         pagoda_object_release(fresh);
     })));
+    mark = kClassHeld;
     for (void *each : {p, run, area, reinterpret_cast<void *>(pages)})
         pagoda_object_release(each);
     for (void *each : {p, run, area})
