@@ -51,8 +51,8 @@ void pagoda_block_release(const void *p);
 // does, a free of the object is reported and put off until the last release, and realloc copies. No
 // system call and no lock for objects of slabs once one of the slab was held, and for pages of the
 // page allocator. 0; -EFAULT: p is not memory of this heap; -ENOENT: it is, of no live object;
-// -ERANGE: the object ends before p + bytes; -EOVERFLOW: 8191 holds; -ENOMEM; -EAGAIN: a handler
-// interrupted the allocator.
+// -ERANGE: the object ends before p + bytes; -EOVERFLOW: 8191 holds (of an area half a thousand
+// million); -ENOMEM; -EAGAIN: a handler interrupted the allocator.
 int pagoda_object_hold(const void *p, size_t bytes);
 // False: nobody held it.
 bool pagoda_object_release(const void *p);

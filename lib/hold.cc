@@ -27,6 +27,8 @@ constexpr uint16_t kLooking = 1;
 constexpr uint16_t kOneFree = 2;
 constexpr uint16_t kPatience = 8 * kOneFree;
 
+using counter = hold_bits<uint16_t>;
+
 std::atomic<bool> any_hold{false}; // a fork child has something to clear
 
 void note_any() {
@@ -239,47 +241,6 @@ bool find(const void *p, place *o) {
 
 } // namespace
 
-int hold_raise(std::atomic<uint16_t> &holds) {
-    uint16_t seen = holds.load(std::memory_order_relaxed);
-    do {
-        if (is_freed(seen))
-            return -ENOENT;
-        if (seen >= kMaxHolds && !is_below_zero(seen))
-            return -EOVERFLOW;
-    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen + 1)));
-    return 0;
-}
-
-// How the last hold of a freed object ends.
-static hold_end end_of(uint16_t holds) {
-    return (holds & kOverwrite) != 0 ? hold_end::last_sensitive : hold_end::last;
-}
-
-hold_end hold_lower(std::atomic<uint16_t> &holds) {
-    uint16_t seen = holds.load(std::memory_order_relaxed);
-    uint16_t left = 0;
-    do {
-        if ((seen & kHoldMask) == 0 || is_below_zero(seen))
-            return hold_end::none;
-        left = static_cast<uint16_t>(seen - 1);
-        if ((left & kHoldMask) == 0)
-            left = 0;
-    } while (!holds.compare_exchange_weak(seen, left, std::memory_order_acq_rel));
-    return left != 0 || seen == 1 ? hold_end::one : end_of(seen);
-}
-
-held_free hold_note_free(std::atomic<uint16_t> &holds, bool overwrite) {
-    uint16_t freed = overwrite ? kFreedWhileHeld | kOverwrite : kFreedWhileHeld;
-    uint16_t seen = holds.load(std::memory_order_acquire);
-    do {
-        if (seen == 0 || is_below_zero(seen))
-            return held_free::now;
-        if (is_freed(seen))
-            return held_free::again;
-    } while (!holds.compare_exchange_weak(seen, static_cast<uint16_t>(seen | freed)));
-    return held_free::put_off;
-}
-
 bool hold_puts_off(const void *p, bool overwrite) {
     short_way w;
     if (w.find(p) && w.into == 0 && w.object < w.s->objects &&
@@ -426,7 +387,7 @@ static PAGODA_NOINLINE bool release_slow(const void *p) {
 // open it. Who looks may be who this thread interrupted.
 static PAGODA_COLD int hold_afterwards(const void *p, size_t bytes, uint16_t before, slab *s,
                                        uint32_t start_page) {
-    if (!is_freed(before) && t_thread.depth == 0) {
+    if (!counter::freed(before) && t_thread.depth == 0) {
         close_hot_path(start_page, page_at(static_cast<uint32_t>(page_index(p))).held_class, s);
         return 0;
     }
@@ -436,14 +397,14 @@ static PAGODA_COLD int hold_afterwards(const void *p, size_t bytes, uint16_t bef
 
 // One was taken from the counter of an object that was freed, or from none: two undo what one did.
 static PAGODA_COLD bool release_end(const void *p, std::atomic<uint16_t> &holds, uint16_t before) {
-    bool none = !is_freed(before) || (before & kHoldMask) == 0;
+    bool none = !counter::freed(before) || (before & counter::kCount) == 0;
     auto left = static_cast<uint16_t>(none ? holds.fetch_add(1) + 1 : before - 1);
     place o;
     // Of a freed object nobody is left. He who really was the last may have found this one below
     // that: then it is for this one to finish.
-    if (is_freed(left) && (left & kHoldMask) == 0 && find(p, &o) &&
+    if (counter::freed(left) && (left & counter::kCount) == 0 && find(p, &o) &&
         holds.compare_exchange_strong(left, 0))
-        finish(o.start, o.bytes, end_of(left));
+        finish(o.start, o.bytes, hold_end_of(left));
     return !none;
 }
 
@@ -455,10 +416,10 @@ PAGODA_EXPORT int pagoda_object_hold(const void *p, size_t bytes) {
     if (PAGODA_UNLIKELY(!o.find(p)))
         return marked_class(p) == kClassPages ? hold_pages(p, bytes) : hold_slow(p, bytes);
     if (PAGODA_UNLIKELY(!o.reaches(bytes) ||
-                        o.holds->load(std::memory_order_relaxed) >= kManyHolds))
+                        o.holds->load(std::memory_order_relaxed) >= counter::kMany))
         return hold_slow(p, bytes);
     uint16_t before = o.holds->fetch_add(1);
-    if (PAGODA_LIKELY(!is_freed(before) && o.is_closed()))
+    if (PAGODA_LIKELY(!counter::freed(before) && o.is_closed()))
         return 0;
     return hold_afterwards(p, bytes, before, o.s, o.start_page);
 }
@@ -470,7 +431,7 @@ PAGODA_EXPORT bool pagoda_object_release(const void *p) {
     if (PAGODA_UNLIKELY(o.holds->load(std::memory_order_relaxed) == 0))
         return release_slow(p);
     uint16_t before = o.holds->fetch_sub(1);
-    return PAGODA_LIKELY(before - 1u < kHoldMask) || release_end(p, *o.holds, before);
+    return PAGODA_LIKELY(before - 1u < counter::kCount) || release_end(p, *o.holds, before);
 }
 
 PAGODA_EXPORT int pagoda_block_hold(const void *p, void **start, size_t *bytes) {

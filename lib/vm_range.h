@@ -26,7 +26,7 @@ struct vm_area {
     bool lost;    // somebody else maps something there: never used again
     bool guarded; // busy: nothing is mapped behind `bytes`, ever
     bool refused; // cached: devices reach it, and the library above did not let go of it
-    std::atomic<uint16_t> holds;         // of the area as an object; see lib/area_hold.h
+    std::atomic<uint32_t> holds;         // of the area as an object; see lib/area_hold.h
     struct granule_holds *granules_held; // NULL: none ever was
 };
 

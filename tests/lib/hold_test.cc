@@ -401,10 +401,10 @@ TEST_F(holds, tell_freed_memory_from_what_was_set_aside) {
 
 TEST_F(holds, are_counted) {
     void *p = heap_alloc(64, GFP_KERNEL);
-    for (int i = 0; i < kMaxHolds; i++)
+    for (int i = 0; i < hold_bits<uint16_t>::kMost; i++)
         ASSERT_EQ(pagoda_object_hold(p, 64), 0);
     EXPECT_EQ(pagoda_object_hold(p, 64), -EOVERFLOW);
-    for (int i = 0; i < kMaxHolds; i++)
+    for (int i = 0; i < hold_bits<uint16_t>::kMost; i++)
         pagoda_object_release(p);
     uint64_t reports = misuse_count();
     heap_free(p, GFP_KERNEL);
@@ -440,7 +440,7 @@ TEST(hold_counters, below_zero_for_a_moment_lose_nothing) {
     EXPECT_EQ(hold_lower(holds), hold_end::none);
     EXPECT_EQ(hold_raise(holds), 0);
     EXPECT_EQ(holds, 0);
-    holds = kFreedWhileHeld | 1;
+    holds = hold_bits<uint16_t>::kFreed | 1;
     EXPECT_EQ(hold_raise(holds), -ENOENT);
     EXPECT_EQ(hold_note_free(holds), held_free::again);
     EXPECT_EQ(hold_lower(holds), hold_end::last);

@@ -371,6 +371,9 @@ void killed(const char *where, pagoda_iommu kind) {
     expect((e.command_at_first & (PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)) == PCI_COMMAND_MEMORY,
            "the next process has a quiet device");
     expect(dma_set_mask_and_coherent(e.dev, DMA_BIT_MASK(28)) == 0, "its mask");
+    // Nothing resets this device: it takes no order before it is through with the last one.
+    for (int i = 0; i < 200 && (readl(e.bar + kCommand) & kStart) != 0; i++)
+        usleep(10'000);
     coherent(e);
 }
 
