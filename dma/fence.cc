@@ -19,7 +19,8 @@
 namespace pagoda::dma {
 
 // `unused` keeps its addresses: a thread may have met the fence and come to the handler late.
-enum class fence_state : int { unused, closed, reporting, open };
+// `changing` is one thread's, which alone may change the protection or anything else.
+enum class fence_state : int { unused, closed, changing, paused, open };
 
 struct fence {
     std::atomic<fence_state> state;
@@ -47,6 +48,22 @@ interval_tree g_fences;     // those in use
 std::atomic<size_t> g_made; // how many
 struct sigaction g_former;
 bool g_listening;
+
+// A handler that touched what this thread is changing would wait for the thread it interrupts.
+class no_signals {
+  public:
+    no_signals() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    ~no_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    no_signals(const no_signals &) = delete;
+    no_signals &operator=(const no_signals &) = delete;
+
+  private:
+    sigset_t before_;
+};
 
 // Under the lock.
 template <class F> void each_fence_in(uintptr_t at, uint64_t bytes, F f) {
@@ -100,22 +117,28 @@ void report(const fence &f, uintptr_t at, const ucontext_t &context) {
 
 // Whether the instruction is to be tried again.
 bool meet(fence &f, uintptr_t at, const ucontext_t &context) {
-    fence_state state = fence_state::closed;
-    if (f.state.compare_exchange_strong(state, fence_state::reporting)) {
-        report(f, at, context);
-        protect(f, false);
-        f.touched = true;
-        f.state.store(fence_state::open, std::memory_order_release);
-        return true;
-    }
-    if (state == fence_state::reporting) {
+    fence_state state = f.state.load();
+    if (state == fence_state::unused) // since somebody has ended it; not for ever, as below
+        return f.returns.fetch_add(1, std::memory_order_relaxed) < kReturnsAtMost;
+    if ((state != fence_state::closed && state != fence_state::open) ||
+        !f.state.compare_exchange_strong(state, fence_state::changing)) {
         sched_yield();
         return true;
     }
-    // Somebody has opened it since. Not for ever: the program may close pages, too.
-    if (f.returns.fetch_add(1, std::memory_order_relaxed) >= kReturnsAtMost)
-        return false;
-    return state == fence_state::unused || protect(f, false);
+    if (!has(f, at)) { // its place is another's by now
+        f.state.store(state);
+        return true;
+    }
+    bool again = true;
+    if (state == fence_state::closed) {
+        report(f, at, context);
+        f.touched = true;
+    } else { // Somebody has opened it since. Not for ever: the program may close pages, too.
+        again = f.returns.fetch_add(1, std::memory_order_relaxed) < kReturnsAtMost;
+    }
+    again = again && protect(f, false);
+    f.state.store(fence_state::open);
+    return again;
 }
 
 bool is_ours(uintptr_t at, const ucontext_t &context) {
@@ -147,13 +170,12 @@ void pass_on(int number, siginfo_t *info, void *context) {
 
 void on_fault(int number, siginfo_t *info, void *context) {
     int kept = errno;
-    // A handler that came in between could touch the same page, and wait for us.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ours = info->si_code == SEGV_ACCERR && is_ours(reinterpret_cast<uintptr_t>(info->si_addr),
-                                                        *static_cast<const ucontext_t *>(context));
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    bool ours = false;
+    if (info->si_code == SEGV_ACCERR) {
+        no_signals quiet;
+        ours = is_ours(reinterpret_cast<uintptr_t>(info->si_addr),
+                       *static_cast<const ucontext_t *>(context));
+    }
     errno = kept;
     if (!ours)
         pass_on(number, info, context);
@@ -210,6 +232,37 @@ bool is_full() {
     return g_unused == nullptr;
 }
 
+// The lock, without signals.
+class changes {
+    no_signals quiet_;
+    locked lock_{g_lock};
+};
+
+// Waits until nobody reports a touch, and keeps everybody from it. What it was before.
+fence_state take(fence &f) {
+    for (;;) {
+        fence_state state = f.state.load();
+        if (state != fence_state::changing &&
+            f.state.compare_exchange_strong(state, fence_state::changing))
+            return state;
+        sched_yield();
+    }
+}
+
+void open(fence &f) {
+    if (take(f) == fence_state::closed)
+        protect(f, false);
+    f.state.store(fence_state::open);
+}
+
+// What is taken.
+void close(fence &f) {
+    bool closed = protect(f, true);
+    if (!closed)
+        protect(f, false);
+    f.state.store(closed ? fence_state::closed : fence_state::open);
+}
+
 } // namespace
 
 fence *fence_make(const owned_buffer &what, bool may_read) {
@@ -222,22 +275,23 @@ fence *fence_make(const owned_buffer &what, bool may_read) {
         return nullptr;
     if (is_full())
         make_room();
-    locked hold(g_lock);
+    changes alone;
     fence *f = g_unused;
     if (f == nullptr || !listen())
         return nullptr;
+    take(*f);
     f->from.store(from, std::memory_order_relaxed);
     f->to.store(to, std::memory_order_relaxed);
     f->returns.store(0, std::memory_order_relaxed);
     f->may_read = may_read;
     f->touched = false;
     f->what = what;
-    f->state.store(fence_state::closed, std::memory_order_release);
     if (!protect(*f, true)) { // too many mappings, or pages of the hugetlb pool
-        f->state.store(fence_state::unused, std::memory_order_release);
         protect(*f, false);
+        f->state.store(fence_state::unused);
         return nullptr;
     }
+    f->state.store(fence_state::closed);
     g_unused = f->next_unused;
     f->pages.first = from;
     f->pages.last = to - 1;
@@ -246,43 +300,24 @@ fence *fence_make(const owned_buffer &what, bool may_read) {
     return f;
 }
 
-namespace {
-
-// Under the lock.
-void open(fence &f) {
-    for (;;) {
-        fence_state state = f.state.load(std::memory_order_acquire);
-        if (state == fence_state::reporting)
-            sched_yield();
-        else if (state != fence_state::closed ||
-                 f.state.compare_exchange_strong(state, fence_state::open)) {
-            if (state == fence_state::closed)
-                protect(f, false);
-            return;
-        }
-    }
-}
-
-} // namespace
-
 bool fence_open(fence *f) {
-    locked hold(g_lock);
+    changes alone;
     open(*f);
     return f->touched;
 }
 
 void fence_close(fence *f) {
-    locked hold(g_lock);
+    changes alone;
+    take(*f);
     f->returns.store(0, std::memory_order_relaxed);
-    f->state.store(fence_state::closed, std::memory_order_release);
-    if (!protect(*f, true))
-        open(*f);
+    close(*f);
 }
 
 void fence_remove(fence *f) {
-    locked hold(g_lock);
-    open(*f);
-    f->state.store(fence_state::unused, std::memory_order_release);
+    changes alone;
+    if (take(*f) == fence_state::closed)
+        protect(*f, false);
+    f->state.store(fence_state::unused);
     g_fences.remove(&f->pages);
     f->next_unused = g_unused;
     g_unused = f;
@@ -292,7 +327,7 @@ void fence_remove(fence *f) {
 void fences_open(const void *p, size_t bytes, bool to_write) {
     if (g_made.load(std::memory_order_relaxed) == 0)
         return;
-    locked hold(g_lock);
+    changes alone;
     each_fence_in(reinterpret_cast<uintptr_t>(p), bytes, [=](fence &f) {
         if (to_write || !f.may_read)
             open(f);
@@ -303,19 +338,28 @@ fences_paused::fences_paused(uintptr_t at, uint64_t bytes)
     : at_(at), bytes_(bytes), any_(g_made.load(std::memory_order_relaxed) != 0) {
     if (!any_)
         return;
+    no_signals quiet;
     pthread_mutex_lock(&g_lock);
-    each_fence_in(at_, bytes_, [](const fence &f) {
-        if (f.state.load() == fence_state::closed)
+    each_fence_in(at_, bytes_, [](fence &f) {
+        fence_state state = take(f);
+        if (state == fence_state::closed) {
             protect(f, false);
+            state = fence_state::paused;
+        }
+        f.state.store(state);
     });
 }
 
 fences_paused::~fences_paused() {
     if (!any_)
         return;
-    each_fence_in(at_, bytes_, [](const fence &f) {
-        if (f.state.load() == fence_state::closed)
-            protect(f, true);
+    no_signals quiet;
+    each_fence_in(at_, bytes_, [](fence &f) {
+        fence_state state = take(f);
+        if (state == fence_state::paused)
+            close(f);
+        else
+            f.state.store(state);
     });
     pthread_mutex_unlock(&g_lock);
 }

@@ -3,6 +3,7 @@
 #include "hugepage/options.h"
 #include "tests/unit.h"
 
+#include <atomic>
 #include <fcntl.h>
 #include <pthread.h>
 
@@ -149,6 +150,81 @@ TEST(Fence, ThreadsMeetAtIt) {
     });
     EXPECT_TRUE(test::succeeded(end));
     EXPECT_EQ(end.lines(), 1u) << end.errors;
+}
+
+// A report that nobody reads for a while, as a pipe that is full.
+TEST(Fence, IsOpenForTheKernelOnceATouchIsReported) {
+    EXPECT_TRUE(test::in_child([] {
+                    parse_options("on_error=report");
+                    static char *p = pages();
+                    static int ends[2];
+                    static char full[kPageSize];
+                    ASSERT_EQ(pipe(ends), 0);
+                    ASSERT_EQ(fcntl(ends[1], F_SETPIPE_SZ, sizeof full), int{sizeof full});
+                    ASSERT_EQ(write(ends[1], full, sizeof full), ssize_t{sizeof full});
+                    ASSERT_EQ(dup2(ends[1], 2), 2);
+                    fence *f = fence_make(owned(p, kBytes), false);
+                    pthread_t touches, reads;
+                    pthread_create(
+                        &touches, nullptr,
+                        [](void *) -> void * {
+                            seen(p)[1] = 1;
+                            return nullptr;
+                        },
+                        nullptr);
+                    pthread_create(
+                        &reads, nullptr,
+                        [](void *) -> void * {
+                            usleep(300'000);
+                            for (int i = 0; i < 2; i++)
+                                EXPECT_GT(read(ends[0], full, sizeof full), 0);
+                            return nullptr;
+                        },
+                        nullptr);
+                    usleep(100'000);
+                    {
+                        fences_paused open(reinterpret_cast<uintptr_t>(p), kPageSize);
+                        EXPECT_TRUE(can_write(p));
+                    }
+                    pthread_join(touches, nullptr);
+                    pthread_join(reads, nullptr);
+                    fence_remove(f);
+                    EXPECT_TRUE(can_write(p));
+                }).succeeded());
+}
+
+// Whoever comes between two changes of the protection leaves nothing closed behind.
+TEST(Fence, IsOpenInTheEndWhoeverTouchesMeanwhile) {
+    EXPECT_TRUE(test::in_child([] {
+                    parse_options("on_error=report");
+                    constexpr size_t kTouched = 16;
+                    static char *p = pages();
+                    static std::atomic<bool> stop;
+                    pthread_t threads[4];
+                    for (pthread_t &t : threads)
+                        pthread_create(
+                            &t, nullptr,
+                            [](void *) -> void * {
+                                for (size_t i = 0; !stop.load(std::memory_order_relaxed); i++)
+                                    seen(p)[i % kTouched * kPageSize] = 1;
+                                return nullptr;
+                            },
+                            nullptr);
+                    for (int round = 0; round < 40; round++) {
+                        fence *f = fence_make(owned(p, kTouched * kPageSize), round % 2 != 0);
+                        for (int i = 0; i < 10; i++) {
+                            { fences_paused open(reinterpret_cast<uintptr_t>(p), kPageSize); }
+                            fence_open(f);
+                            fence_close(f);
+                        }
+                        fence_remove(f);
+                        for (size_t i = 0; i < kTouched; i++)
+                            ASSERT_TRUE(can_write(p + i * kPageSize)) << round;
+                    }
+                    stop = true;
+                    for (pthread_t t : threads)
+                        pthread_join(t, nullptr);
+                }).succeeded());
 }
 
 char *elsewhere() {
