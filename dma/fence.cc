@@ -47,6 +47,7 @@ fence *g_unused;
 interval_tree g_fences;     // those in use
 std::atomic<size_t> g_made; // how many
 struct sigaction g_former;
+std::atomic<bool> g_former_had_its_turn; // with SA_RESETHAND it has one
 bool g_listening;
 
 // A handler that touched what this thread is changing would wait for the thread it interrupts.
@@ -152,20 +153,21 @@ bool is_ours(uintptr_t at, const ucontext_t &context) {
 }
 
 void pass_on(int number, siginfo_t *info, void *context) {
-    if ((g_former.sa_flags & SA_SIGINFO) != 0) {
-        g_former.sa_sigaction(number, info, context);
-        return;
-    }
     bool sent = info->si_code <= 0; // no instruction comes again by itself
     if (g_former.sa_handler == SIG_IGN && sent)
         return;
-    if (g_former.sa_handler != SIG_DFL && g_former.sa_handler != SIG_IGN) {
+    bool handled = g_former.sa_handler != SIG_DFL && g_former.sa_handler != SIG_IGN;
+    if (handled && (g_former.sa_flags & SA_RESETHAND) != 0)
+        handled = !g_former_had_its_turn.exchange(true);
+    if (!handled) {
+        signal(number, SIG_DFL);
+        if (sent)
+            raise(number);
+    } else if ((g_former.sa_flags & SA_SIGINFO) != 0) {
+        g_former.sa_sigaction(number, info, context);
+    } else {
         g_former.sa_handler(number);
-        return;
     }
-    signal(number, SIG_DFL);
-    if (sent)
-        raise(number);
 }
 
 void on_fault(int number, siginfo_t *info, void *context) {

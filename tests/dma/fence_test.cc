@@ -271,6 +271,30 @@ TEST(Fence, OtherFaultsAreTheProgramsOwn) {
     })));
 }
 
+TEST(Fence, AHandlerForOnceIsCalledOnce) {
+    for (int kind : {0, SA_SIGINFO}) {
+        test::child_end end = test::in_child(
+            [=] {
+                struct sigaction theirs = {};
+                if (kind == 0)
+                    theirs.sa_handler = [](int) { EXPECT_EQ(write(2, "once\n", 5), 5); };
+                else
+                    theirs.sa_sigaction = [](int, siginfo_t *, void *) {
+                        EXPECT_EQ(write(2, "once\n", 5), 5);
+                    };
+                theirs.sa_flags = kind | static_cast<int>(SA_RESETHAND);
+                sigaction(SIGSEGV, &theirs, nullptr);
+                rlimit soon = {1, 1}; // of processor time, if it were called for ever
+                setrlimit(RLIMIT_CPU, &soon);
+                (void)fence_make(owned(pages(), kBytes), false);
+                seen(elsewhere())[0] = 1;
+            },
+            10);
+        EXPECT_EQ(end.signal(), SIGSEGV);
+        EXPECT_EQ(end.errors.substr(0, 10), "once\n");
+    }
+}
+
 TEST(Fence, AChildOfForkIsInFrontOfNone) {
     EXPECT_TRUE(test::succeeded(test::in_child([] {
         char *p = pages();
