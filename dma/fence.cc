@@ -18,7 +18,6 @@
 
 namespace pagoda::dma {
 
-// `unused` keeps its addresses: a thread may have met the fence and come to the handler late.
 // `changing` is one thread's, which alone may change the protection or anything else.
 enum class fence_state : int { unused, closed, changing, paused, open };
 
@@ -46,6 +45,8 @@ pthread_mutex_t g_lock = PTHREAD_MUTEX_INITIALIZER; // of the rest, and of chang
 fence *g_unused;
 interval_tree g_fences;     // those in use
 std::atomic<size_t> g_made; // how many
+std::atomic<uint64_t> g_removed;
+constinit thread_local uint64_t t_removed = 0; // as of the last look for a fence in vain
 struct sigaction g_former;
 std::atomic<bool> g_former_had_its_turn; // with SA_RESETHAND it has one
 bool g_listening;
@@ -80,8 +81,8 @@ template <class F> void each_fence(F f) {
 }
 
 bool has(const fence &f, uintptr_t at) {
-    return f.from.load(std::memory_order_relaxed) <= at &&
-           at < f.to.load(std::memory_order_relaxed);
+    return f.from.load(std::memory_order_acquire) <= at &&
+           at < f.to.load(std::memory_order_acquire);
 }
 
 bool protect(const fence &f, bool closed) {
@@ -119,8 +120,6 @@ void report(const fence &f, uintptr_t at, const ucontext_t &context) {
 // Whether the instruction is to be tried again.
 bool meet(fence &f, uintptr_t at, const ucontext_t &context) {
     fence_state state = f.state.load();
-    if (state == fence_state::unused) // since somebody has ended it; not for ever, as below
-        return f.returns.fetch_add(1, std::memory_order_relaxed) < kReturnsAtMost;
     if ((state != fence_state::closed && state != fence_state::open) ||
         !f.state.compare_exchange_strong(state, fence_state::changing)) {
         sched_yield();
@@ -142,14 +141,22 @@ bool meet(fence &f, uintptr_t at, const ucontext_t &context) {
     return again;
 }
 
+// A thread that touched a page may come here when the fence has gone: one more try for each time
+// that fences went, since this thread last asked, costs others' faults nothing but a moment.
+bool may_be_late() {
+    uint64_t removed = g_removed.load();
+    bool again = removed != t_removed;
+    t_removed = removed;
+    return again;
+}
+
 bool is_ours(uintptr_t at, const ucontext_t &context) {
-    fence *live = nullptr, *past = nullptr;
+    fence *met = nullptr;
     each_fence([&](fence &f) {
-        if (has(f, at))
-            (f.state.load(std::memory_order_acquire) == fence_state::unused ? past : live) = &f;
+        if (has(f, at) && f.state.load() != fence_state::unused)
+            met = &f;
     });
-    fence *met = live != nullptr ? live : past;
-    return met != nullptr && meet(*met, at, context);
+    return met != nullptr ? meet(*met, at, context) : may_be_late();
 }
 
 void pass_on(int number, siginfo_t *info, void *context) {
@@ -282,14 +289,16 @@ fence *fence_make(const owned_buffer &what, bool may_read) {
     if (f == nullptr || !listen())
         return nullptr;
     take(*f);
-    f->from.store(from, std::memory_order_relaxed);
-    f->to.store(to, std::memory_order_relaxed);
+    // Who misses what was here before knows that it was removed.
+    f->from.store(from, std::memory_order_release);
+    f->to.store(to, std::memory_order_release);
     f->returns.store(0, std::memory_order_relaxed);
     f->may_read = may_read;
     f->touched = false;
     f->what = what;
     if (!protect(*f, true)) { // too many mappings, or pages of the hugetlb pool
         protect(*f, false);
+        g_removed.fetch_add(1);
         f->state.store(fence_state::unused);
         return nullptr;
     }
@@ -319,6 +328,7 @@ void fence_remove(fence *f) {
     changes alone;
     if (take(*f) == fence_state::closed)
         protect(*f, false);
+    g_removed.fetch_add(1);
     f->state.store(fence_state::unused);
     g_fences.remove(&f->pages);
     f->next_unused = g_unused;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <fcntl.h>
 #include <pthread.h>
+#include <ucontext.h>
 
 namespace pagoda::dma {
 namespace {
@@ -293,6 +294,35 @@ TEST(Fence, AHandlerForOnceIsCalledOnce) {
         EXPECT_EQ(end.signal(), SIGSEGV);
         EXPECT_EQ(end.errors.substr(0, 10), "once\n");
     }
+}
+
+// A thread that touched a page before somebody opened it may come to the handler afterwards.
+TEST(Fence, WhoComesLateTriesOnceMore) {
+    EXPECT_TRUE(test::in_child([] {
+                    static int passed_on = 0;
+                    signal(SIGSEGV, [](int) { passed_on++; });
+                    char *p = pages();
+                    fence_remove(fence_make(owned(p, kBytes), false));
+                    fence *others[300]; // one of them in its place
+                    for (fence *&other : others)
+                        other = fence_make(owned(pages(), kBytes), false);
+                    struct sigaction guard;
+                    sigaction(SIGSEGV, nullptr, &guard);
+                    siginfo_t late = {};
+                    late.si_code = SEGV_ACCERR;
+                    late.si_addr = p;
+                    ucontext_t context = {};
+                    guard.sa_sigaction(SIGSEGV, &late, &context);
+                    EXPECT_EQ(passed_on, 0);
+                    // What comes again was no such touch.
+                    guard.sa_sigaction(SIGSEGV, &late, &context);
+                    EXPECT_EQ(passed_on, 1);
+                    for (fence *other : others)
+                        fence_remove(other);
+                    for (int i = 0; i < 10; i++)
+                        guard.sa_sigaction(SIGSEGV, &late, &context);
+                    EXPECT_EQ(passed_on, 10);
+                }).succeeded());
 }
 
 TEST(Fence, AChildOfForkIsInFrontOfNone) {
