@@ -29,8 +29,12 @@ unsigned long long number(uint64_t address) { return address; }
 
 uint64_t sum_of(const debug_record &r) {
     uint64_t sum = 0xcbf29ce484222325;
-    for (size_t i = 0; r.memory != nullptr && i < r.use.bytes; i++)
-        sum = (sum ^ static_cast<const uint8_t *>(r.memory)[i]) * 0x100000001b3;
+    const auto *memory = static_cast<const uint8_t *>(r.memory);
+    if (memory != nullptr)
+        r.owners.each_of_device(0, r.use.bytes, [&](size_t from, size_t bytes) {
+            for (size_t i = from; i < from + bytes; i++)
+                sum = (sum ^ memory[i]) * 0x100000001b3;
+        });
     return sum;
 }
 
@@ -38,7 +42,7 @@ uint64_t sum_of(const debug_record &r) {
 void check_contents(const pagoda_device_state &s, const debug_record &r, const void *now) {
     size_t at = r.use.bytes;
     if (r.use.dir == DMA_TO_DEVICE) {
-        if (!r.processors && r.memory != nullptr && sum_of(r) != r.sum)
+        if (r.memory != nullptr && sum_of(r) != r.sum)
             at = 0;
     } else if (r.guard != nullptr) {
         at = guard_written(*r.guard);
@@ -114,6 +118,7 @@ debug_record *make_record(const pagoda_device_state &s, const void *p, const deb
         return nullptr;
     }
     r->use = use;
+    r->owners.begin(use.bytes);
     r->memory = p;
     r->asked = use.by >= made_by::list;
     return r;
@@ -132,6 +137,12 @@ void add_record(pagoda_device_state &s, debug_record *r) {
     if (r->guard != nullptr)
         guard_begin(*r->guard,
                     {s.name, r->guard->memory, r->use.bytes, name_of(r->use.dir), r->use.caller});
+}
+
+void free_record(debug_record *r) {
+    if (r != nullptr)
+        r->owners.end();
+    kfree(r);
 }
 
 bool is_on_stack(const void *p) {
@@ -247,7 +258,7 @@ void end(pagoda_device_state &s, bool tell) {
             guard_open(*r.guard);
             guard_abandon(r.guard);
         }
-        kfree(&r);
+        free_record(&r);
     }
     kvfree(table);
     if (told != 0)
@@ -260,7 +271,7 @@ dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
                      dma_addr_t (*map)(pagoda_device_state &, void *, size_t, dma_data_direction)) {
     debug_record *r = make_record(s, p, use);
     guarded *guard = r != nullptr && s.debug->guards && check_usable(s) == 0
-                         ? guard_copy(p, use.bytes, use.dir)
+                         ? guard_copy(p, use.bytes, use.dir, &r->owners)
                          : nullptr;
     dma_addr_t address =
         guard != nullptr ? map(s, guard->copy, use.bytes, use.dir) : DMA_MAPPING_ERROR;
@@ -273,7 +284,7 @@ dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
         address = map(s, p, use.bytes, use.dir);
     }
     if (r == nullptr || address == DMA_MAPPING_ERROR) {
-        kfree(r);
+        free_record(r);
         return address;
     }
     r->use.address = address;
@@ -319,7 +330,7 @@ void debug_undo(pagoda_device_state &s, const debug_use &use, bool copy_back,
         undo(s, use.address, r->use.bytes, copy_back && r->use.dir != DMA_TO_DEVICE);
     if (r->guard != nullptr)
         guard_end(r->guard);
-    kfree(r);
+    free_record(r);
 }
 
 bool debug_free(pagoda_device_state &s, const debug_use &use, bool freed) {
@@ -330,7 +341,7 @@ bool debug_free(pagoda_device_state &s, const debug_use &use, bool freed) {
             check_undo(s, *r, use);
             s.debug->remove(r);
             s.debug->note_past({use.address, r->use.caller, use.caller});
-            kfree(r);
+            free_record(r);
         }
         return true;
     }
@@ -398,12 +409,20 @@ void debug_synced(pagoda_device_state &s, const debug_use &part, bool for_device
         r->told = true;
     if (!for_device && !r->told)
         check_contents(s, *r, part.caller);
-    r->processors = !for_device;
-    if (r->guard != nullptr && for_device)
-        guard_to_device(*r->guard, from, to - from);
-    else if (r->guard != nullptr)
-        guard_to_processor(*r->guard, from, to - from);
-    if (for_device && r->use.dir == DMA_TO_DEVICE)
+    bool sums = r->use.dir == DMA_TO_DEVICE;
+    if (for_device) {
+        if (r->guard != nullptr)
+            guard_to_device(*r->guard, from, to - from);
+        r->owners.give_to_device(from, to);
+        if (r->guard != nullptr)
+            guard_close(*r->guard);
+    } else {
+        if (r->guard != nullptr)
+            guard_to_processor(*r->guard, from, to - from);
+        if (r->guard != nullptr || sums)
+            r->owners.give_to_processor(from, to);
+    }
+    if (sums)
         r->sum = sum_of(*r);
 }
 

@@ -30,18 +30,10 @@ bool hold_granules(char *p, size_t bytes) {
     return error == 0 || error == -EFAULT;
 }
 
-// Copies what the processor does not have, or poisons it.
-template <class F> void each_part_of_device(const guarded &g, F f) {
-    bool all = g.ours_from == g.ours_to;
-    f(size_t{0}, all ? g.bytes : g.ours_from);
-    if (!all)
-        f(g.ours_to, g.bytes - g.ours_to);
-}
-
 } // namespace
 
-guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir) {
-    if (p == nullptr || bytes == 0 || dir >= DMA_NONE)
+guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir, ownership *owners) {
+    if (p == nullptr || bytes == 0 || dir >= DMA_NONE || !owners->reserve())
         return nullptr;
     int hold = pagoda_object_hold(p, bytes);
     if (hold != 0 && hold != -EFAULT)
@@ -59,8 +51,8 @@ guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir) {
         return nullptr;
     }
     auto *memory = static_cast<char *>(p);
-    *g = {memory,  bytes, dir, static_cast<char *>(block) + inside, block, hold == 0, false,
-          nullptr, 0,     0};
+    *g = {memory, bytes,   dir,   static_cast<char *>(block) + inside, block, hold == 0,
+          false,  nullptr, owners};
     g->closable = hold == 0 && bytes >= kPageSize && hold_granules(memory, bytes);
     fences_open(p, bytes, dir != DMA_TO_DEVICE);
     memcpy(g->copy, p, bytes);
@@ -91,7 +83,7 @@ bool guard_open(guarded &g) {
 size_t guard_written(const guarded &g) {
     size_t found = g.bytes;
     if (g.dir != DMA_TO_DEVICE)
-        each_part_of_device(g, [&](size_t from, size_t bytes) {
+        g.owners->each_of_device(0, g.bytes, [&](size_t from, size_t bytes) {
             for (size_t i = from; i < from + bytes && found == g.bytes; i++)
                 if (static_cast<unsigned char>(g.memory[i]) != kDevicesByte)
                     found = i;
@@ -100,33 +92,34 @@ size_t guard_written(const guarded &g) {
 }
 
 void guard_to_processor(guarded &g, size_t offset, size_t bytes) {
+    // All of it: who has not written to what he was given need not give it back before he is given
+    // it once more.
     if (g.dir != DMA_TO_DEVICE)
         memcpy(g.memory + offset, g.copy + offset, bytes);
-    bool none = g.ours_from == g.ours_to;
-    g.ours_from = none ? offset : min_of(g.ours_from, offset);
-    g.ours_to = none ? offset + bytes : max_of(g.ours_to, offset + bytes);
 }
 
 void guard_to_device(guarded &g, size_t offset, size_t bytes) {
+    if (g.dir == DMA_TO_DEVICE) {
+        memcpy(g.copy + offset, g.memory + offset, bytes);
+        return;
+    }
     // What the device has already is not the processor's to give.
-    size_t from = g.dir == DMA_TO_DEVICE ? offset : max_of(offset, g.ours_from);
-    size_t to = g.dir == DMA_TO_DEVICE ? offset + bytes : min_of(offset + bytes, g.ours_to);
-    if (from < to && g.dir != DMA_FROM_DEVICE)
-        memcpy(g.copy + from, g.memory + from, to - from);
-    if (from < to && g.dir != DMA_TO_DEVICE)
-        memset(g.memory + from, kDevicesByte, to - from);
-    if (offset <= g.ours_from && offset + bytes > g.ours_from)
-        g.ours_from = min_of(offset + bytes, g.ours_to);
-    else if (offset + bytes >= g.ours_to && offset < g.ours_to)
-        g.ours_to = offset;
-    if (g.ours_from == g.ours_to && g.pages != nullptr)
+    g.owners->each_of_processor(offset, offset + bytes, [&](size_t at, size_t length) {
+        if (g.dir == DMA_BIDIRECTIONAL)
+            memcpy(g.copy + at, g.memory + at, length);
+        memset(g.memory + at, kDevicesByte, length);
+    });
+}
+
+void guard_close(guarded &g) {
+    if (g.pages != nullptr && g.owners->is_all_device())
         fence_close(g.pages);
 }
 
 void guard_abandon(guarded *g) {
     if (g->dir != DMA_TO_DEVICE)
-        each_part_of_device(*g, [&](size_t from, size_t bytes) {
-            memcpy(g->memory + from, g->copy + from, bytes);
+        g->owners->each_of_device(0, g->bytes, [&](size_t at, size_t length) {
+            memcpy(g->memory + at, g->copy + at, length);
         });
     if (g->held)
         pagoda_object_release(g->memory);

@@ -5,6 +5,7 @@
 
 #include "dma/device.h"
 #include "dma/fence.h"
+#include "dma/ownership.h"
 
 #include <pagoda/dma-mapping.h>
 
@@ -21,11 +22,11 @@ struct guarded {
     bool held;   // the object
     bool closable;
     fence *pages;
-    size_t ours_from, ours_to; // what dma_sync_*_for_cpu has given back, as offsets
+    ownership *owners; // of the record
 };
 
 // Makes the copy, and holds the object. NULL: no memory, or nothing that could be mapped.
-guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir);
+guarded *guard_copy(void *p, size_t bytes, dma_data_direction dir, ownership *owners);
 // The device has it.
 void guard_begin(guarded &g, const owned_buffer &what);
 // Opens its pages, for a while or for good. True: they were touched before, which was said.
@@ -33,9 +34,11 @@ bool guard_pause(guarded &g);
 bool guard_open(guarded &g);
 // Where the processor wrote into a buffer that the device writes: an offset, or `bytes`.
 size_t guard_written(const guarded &g);
-// A part is the processor's, and the device's again.
+// A part is going to be the processor's, and the device's again: before the owners are told.
 void guard_to_processor(guarded &g, size_t offset, size_t bytes);
 void guard_to_device(guarded &g, size_t offset, size_t bytes);
+// Closes its pages again, once the owners are told, if all is the device's.
+void guard_close(guarded &g);
 // The device has it no longer, and it was opened.
 void guard_end(guarded *g);
 // The same, where a device may still write to the copy, which stays for good.

@@ -4,6 +4,7 @@
 #include "dma/call_site.h"
 #include "dma/debug.h"
 #include "dma/interval_tree.h"
+#include "dma/ownership.h"
 
 #include <pthread.h>
 
@@ -18,9 +19,9 @@ struct debug_record {
     guarded *guard;     // NULL: the device has the buffer itself
     unsigned pieces;    // of a list of which this is the first one
     bool asked;         // dma_mapping_error() was
-    bool processors;    // some of it, since dma_sync_*_for_cpu
     bool told;          // closed pages were touched, which has been said
-    uint64_t sum;       // of the bytes, where the device only reads them
+    ownership owners;   // where there is a guard or a sum
+    uint64_t sum;       // of the device's bytes, where it only reads them
 
     static debug_record &of_address(interval *i) {
         return at(i, offsetof(debug_record, by_address));

@@ -136,6 +136,66 @@ TEST(Guard, PartsHaveOwners) {
     EXPECT_SAYS_NOTHING(end);
 }
 
+TEST(Guard, SeveralPartsAreTheProcessorsAtOnce) {
+    const std::string data(300, 'd');
+    test::child_end end = guarded_by([&](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 300, DMA_FROM_DEVICE);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at, data.data(), 300), 0);
+        dma_sync_single_range_for_cpu(dev, at, 0, 50, DMA_FROM_DEVICE);
+        dma_sync_single_range_for_cpu(dev, at, 200, 50, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p, 50, 'd') && all(p + 50, 150, kPoison) && all(p + 200, 50, 'd'));
+        dma_unmap_single(dev, at, 300, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p, 300, 'd'));
+    });
+    EXPECT_SAYS_NOTHING(end);
+    end = guarded_by([&](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 300, DMA_FROM_DEVICE);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at, data.data(), 300), 0);
+        dma_sync_single_for_cpu(dev, at, 300, DMA_FROM_DEVICE);
+        dma_sync_single_range_for_device(dev, at, 100, 50, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p, 100, 'd') && all(p + 100, 50, kPoison) && all(p + 150, 150, 'd'));
+        dma_unmap_single(dev, at, 300, DMA_FROM_DEVICE);
+        EXPECT_TRUE(all(p, 300, 'd'));
+    });
+    EXPECT_SAYS_NOTHING(end);
+    end = guarded_by([&](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 300, DMA_BIDIRECTIONAL);
+        EXPECT_EQ(pagoda_software_dma_write(dev, at, data.data(), 300), 0);
+        dma_sync_single_range_for_cpu(dev, at, 0, 50, DMA_BIDIRECTIONAL);
+        dma_sync_single_range_for_cpu(dev, at, 200, 50, DMA_BIDIRECTIONAL);
+        p[0] = p[249] = 'p';
+        dma_sync_single_range_for_device(dev, at, 0, 250, DMA_BIDIRECTIONAL);
+        std::string found(300, 0);
+        EXPECT_EQ(pagoda_software_dma_read(dev, at, found.data(), 300), 0);
+        EXPECT_EQ(found, "p" + std::string(248, 'd') + "p" + std::string(50, 'd'));
+        dma_unmap_single(dev, at, 300, DMA_BIDIRECTIONAL);
+        EXPECT_EQ(std::string(p, 300), found);
+    });
+    EXPECT_SAYS_NOTHING(end);
+    // The rest is still the device's, and looked at.
+    end = guarded_by([&](device *dev, char *p) {
+        dma_addr_t at = map_well(dev, p, 300, DMA_FROM_DEVICE);
+        dma_sync_single_range_for_cpu(dev, at, 0, 50, DMA_FROM_DEVICE);
+        dma_sync_single_range_for_cpu(dev, at, 200, 50, DMA_FROM_DEVICE);
+        p[20] = p[100] = p[220] = 'p';
+        dma_unmap_single(dev, at, 300, DMA_FROM_DEVICE);
+    });
+    EXPECT_SAYS(end, "byte 100 of the 300");
+}
+
+TEST(Guard, WhoOnlyReadsSeesWhatTheDeviceWritesNext) {
+    for (dma_data_direction dir : {DMA_FROM_DEVICE, DMA_BIDIRECTIONAL})
+        EXPECT_SAYS_NOTHING(guarded_by([dir](device *dev, char *p) {
+            dma_addr_t at = map_well(dev, p, 300, dir);
+            for (char c : {'1', '2'}) { // nothing is to be given back in between
+                EXPECT_EQ(pagoda_software_dma_write(dev, at + 7, &c, 1), 0);
+                dma_sync_single_for_cpu(dev, at, 300, dir);
+                EXPECT_EQ(seen(p)[7], c);
+            }
+            dma_unmap_single(dev, at, 300, dir);
+        }));
+}
+
 TEST(Guard, WhatIsFreedMeanwhileIsFreedAfterwards) {
     test::child_end end = guarded_by([](device *dev, char *) {
         void *p = kmalloc(32768, GFP_KERNEL);
@@ -234,37 +294,95 @@ TEST(Guard, TheHeapGrowsAroundClosedPages) {
     EXPECT_SAYS_NOTHING(end);
 }
 
-// The random life of a buffer, with two devices' worth of directions, seen from both sides.
+// A mapped buffer, what it would hold without a guard, and a letter for each byte's owner: the
+// device, the processor, or the processor that has written to it.
+struct shared_buffer {
+    device *dev;
+    char *p;
+    dma_addr_t at;
+    dma_data_direction dir;
+    std::string model, owners;
+
+    template <class F> void each_run(const char *of, size_t from, size_t bytes, F f) {
+        for (size_t to, end = from + bytes; from < end; from = to) {
+            to = from + 1;
+            if (strchr(of, owners[from]) == nullptr)
+                continue;
+            while (to < end && strchr(of, owners[to]) != nullptr)
+                to++;
+            f(from, to - from);
+        }
+    }
+    void write_by_device(size_t from, size_t bytes, char c) {
+        each_run("d", from, bytes, [&](size_t i, size_t n) {
+            EXPECT_EQ(pagoda_software_dma_write(dev, at + i, std::string(n, c).data(), n), 0);
+            model.replace(i, n, n, c);
+        });
+    }
+    void write_by_processor(size_t from, size_t bytes, char c) {
+        each_run("pw", from, bytes, [&](size_t i, size_t n) {
+            memset(p + i, c, n);
+            model.replace(i, n, n, c);
+            owners.replace(i, n, n, 'w');
+        });
+    }
+    void give_to_processor(size_t from, size_t bytes) {
+        if (owners.substr(from, bytes).find('w') != std::string::npos)
+            give_to_device(from, bytes); // lest what was written is lost, as without an IOMMU
+        dma_sync_single_range_for_cpu(dev, at, from, bytes, dir);
+        owners.replace(from, bytes, bytes, 'p');
+    }
+    void give_to_device(size_t from, size_t bytes) {
+        dma_sync_single_range_for_device(dev, at, from, bytes, dir);
+        owners.replace(from, bytes, bytes, 'd');
+    }
+    void check() {
+        size_t bytes = model.size();
+        each_run("pw", 0, bytes,
+                 [&](size_t i, size_t n) { ASSERT_EQ(std::string(p + i, n), model.substr(i, n)); });
+        if (dir != DMA_TO_DEVICE && owners.find_first_not_of('d') != std::string::npos) // open
+            each_run("d", 0, bytes,
+                     [&](size_t i, size_t n) { ASSERT_TRUE(all(p + i, n, kPoison)); });
+        if (dir == DMA_FROM_DEVICE)
+            return;
+        std::string found(bytes, 0);
+        EXPECT_EQ(pagoda_software_dma_read(dev, at, found.data(), bytes), 0);
+        each_run("dp", 0, bytes,
+                 [&](size_t i, size_t n) { ASSERT_EQ(found.substr(i, n), model.substr(i, n)); });
+    }
+};
+
+// The random life of a buffer, several parts of which are the processor's, seen from both sides.
 TEST(Guard, DevicesAndProgramsSeeWhatTheyWouldWithoutIt) {
     test::child_end end = guarded_by([](device *dev, char *p) {
         test::random_numbers random(7);
         std::string model(test::kDebugged, 0);
-        for (int round = 0; round < 2000; round++) {
+        for (int round = 0; round < 1000; round++) {
             size_t from = random.below(test::kDebugged - 1);
             size_t bytes = 1 + random.below(min_of<size_t>(test::kDebugged - from, 20000));
             auto dir = static_cast<dma_data_direction>(random.below(3));
-            dma_addr_t at = map_well(dev, p + from, bytes, dir);
-            for (uint64_t step = random.below(4); step > 0; step--) {
+            shared_buffer b = {dev,
+                               p + from,
+                               map_well(dev, p + from, bytes, dir),
+                               dir,
+                               model.substr(from, bytes),
+                               std::string(bytes, 'd')};
+            for (uint64_t step = random.below(10); step > 0; step--) {
                 size_t part = random.below(bytes), n = 1 + random.below(bytes - part);
-                std::string text(n, static_cast<char>('a' + random.below(26)));
-                if (dir != DMA_TO_DEVICE) {
-                    EXPECT_EQ(pagoda_software_dma_write(dev, at + part, text.data(), n), 0);
-                    model.replace(from + part, n, text);
-                }
-                dma_sync_single_range_for_cpu(dev, at, part, n, dir);
-                ASSERT_EQ(std::string(p + from + part, n), model.substr(from + part, n));
-                if (dir != DMA_FROM_DEVICE) {
-                    memset(p + from + part, 'P', n);
-                    model.replace(from + part, n, std::string(n, 'P'));
-                }
-                dma_sync_single_range_for_device(dev, at, part, n, dir);
-                if (dir != DMA_FROM_DEVICE) {
-                    std::string found(bytes, 0);
-                    EXPECT_EQ(pagoda_software_dma_read(dev, at, found.data(), bytes), 0);
-                    ASSERT_EQ(found, model.substr(from, bytes));
-                }
+                char c = static_cast<char>('a' + random.below(26));
+                uint64_t what = random.below(5);
+                if (what < 2)
+                    b.give_to_processor(part, n);
+                else if (what == 2)
+                    b.give_to_device(part, n);
+                else if (what == 3 && dir != DMA_FROM_DEVICE)
+                    b.write_by_processor(part, n, c);
+                else if (dir != DMA_TO_DEVICE)
+                    b.write_by_device(part, n, c);
+                ASSERT_NO_FATAL_FAILURE(b.check()) << "round " << round;
             }
-            dma_unmap_single(dev, at, bytes, dir);
+            dma_unmap_single(dev, b.at, bytes, dir);
+            model.replace(from, bytes, b.model);
             ASSERT_EQ(std::string(p, test::kDebugged), model) << "round " << round;
         }
     });

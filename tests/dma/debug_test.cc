@@ -339,6 +339,35 @@ TEST(Debug, NamesBuffersThatTheProcessorWroteTo) {
     }
 }
 
+TEST(Debug, PartsAreGivenAndTakenBackInAnyOrder) {
+    for (pagoda_dma_debug_level level : kLevels) {
+        test::child_end end = debugged(
+            [](device *dev, char *p) {
+                dma_addr_t at = map_well(dev, p, 256, DMA_TO_DEVICE);
+                dma_sync_single_range_for_cpu(dev, at, 0, 64, DMA_TO_DEVICE);
+                dma_sync_single_range_for_cpu(dev, at, 64, 64, DMA_TO_DEVICE);
+                p[0]++;
+                dma_sync_single_range_for_device(dev, at, 0, 64, DMA_TO_DEVICE);
+                p[64]++;
+                dma_sync_single_range_for_cpu(dev, at, 128, 64, DMA_TO_DEVICE);
+                p[128]++;
+                dma_unmap_single(dev, at, 256, DMA_TO_DEVICE);
+            },
+            level);
+        EXPECT_SAYS_NOTHING(end);
+        end = debugged(
+            [](device *dev, char *p) {
+                dma_addr_t at = map_well(dev, p, 256, DMA_TO_DEVICE);
+                dma_sync_single_range_for_cpu(dev, at, 64, 64, DMA_TO_DEVICE);
+                p[64]++;
+                p[200]++; // the device's
+                dma_unmap_single(dev, at, 256, DMA_TO_DEVICE);
+            },
+            level);
+        EXPECT_SAYS(end, "were written by the processor while they were the device's");
+    }
+}
+
 TEST(Debug, NamesWhatIsLeftWhenTheDeviceIsClosed) {
     for (pagoda_dma_debug_level level : kLevels) {
         test::child_end end = debugged(
