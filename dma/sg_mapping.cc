@@ -129,7 +129,8 @@ struct run {
 run find_run(const request &r, scatterlist *sg, int left) {
     run found = {};
     uint64_t memory = 0;
-    if (!r.s.space->translates() || r.s.mode == PAGODA_DMA_BOUNCE)
+    // Under the guard each piece is a copy.
+    if (!r.s.space->translates() || r.s.mode == PAGODA_DMA_BOUNCE || debug_guards(r.s))
         return {};
     for (; sg != nullptr && found.pieces < min_of(left, kRunAtMost) && may_run(r.s, sg);
          sg = sg_next(sg)) {
@@ -366,7 +367,7 @@ PAGODA_EXPORT void pagoda_dma_sync_sg(device *dev, scatterlist *sgl, int nents,
                      nents);
             return;
         }
-        if (sg->dma_flags != 0) // pages of a run are not copied
+        if (sg->dma_flags != 0 && dev->state->debug == nullptr) // pages of a run are not copied
             continue;
         sync_mapping(*dev->state, at, sg->length, dir, for_device, __builtin_return_address(0));
     }

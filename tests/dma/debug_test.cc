@@ -85,6 +85,40 @@ TEST(Debug, ListsOfForeignPagesAreRecordedToo) {
     EXPECT_SAYS(end, "a list of 2 pieces");
 }
 
+TEST(Debug, ListsOfForeignPagesAreSynchronised) {
+    for (pagoda_dma_debug_level level : kLevels) {
+        auto write = [level](bool well) {
+            return debugged(
+                [well](device *dev, char *) {
+                    auto *p = static_cast<char *>(mmap(nullptr, 131072, PROT_READ | PROT_WRITE,
+                                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+                    scatterlist list[2];
+                    sg_init_table(list, 2);
+                    sg_set_buf(&list[0], p + 65536, 65536);
+                    sg_set_buf(&list[1], p, 65536);
+                    EXPECT_NE(dma_map_sg(dev, list, 2, DMA_TO_DEVICE), 0u);
+                    if (well)
+                        dma_sync_sg_for_cpu(dev, list, 2, DMA_TO_DEVICE);
+                    p[100] = 'x';
+                    if (well)
+                        dma_sync_sg_for_device(dev, list, 2, DMA_TO_DEVICE);
+                    // The first segment has the end of the memory, if pieces are merged or not.
+                    char found = 0;
+                    dma_addr_t at = sg_dma_address(&list[0]) + 65536 + 100;
+                    if (sg_dma_len(&list[0]) == 65536)
+                        at = sg_dma_address(&list[1]) + 100;
+                    EXPECT_EQ(pagoda_software_dma_read(dev, at, &found, 1), 0);
+                    EXPECT_EQ(found == 'x', well || !pagoda_dma_need_sync(dev, at));
+                    dma_unmap_sg(dev, list, 2, DMA_TO_DEVICE);
+                    munmap(p, 131072);
+                },
+                level);
+        };
+        EXPECT_SAYS_NOTHING(write(true));
+        EXPECT_SAYS(write(false), "were written by the processor while they were the device's");
+    }
+}
+
 TEST(Debug, BeginsAndEndsWithNothingMapped) {
     test::child_end end = debugged([](device *dev, char *p) {
         EXPECT_EQ(pagoda_dma_debug(dev, PAGODA_DMA_DEBUG_ON), 0);
