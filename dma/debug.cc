@@ -365,26 +365,19 @@ void debug_asked(pagoda_device_state &s, uint64_t address) {
     }
 }
 
-void debug_list(pagoda_device_state &s, uint64_t address, unsigned pieces) {
-    locked hold(s.debug->lock);
-    debug_record *r = s.debug->find({address, 0, DMA_NONE, made_by::list, nullptr});
-    if (r != nullptr)
-        r->pieces = pieces;
-}
-
-int debug_list_length(pagoda_device_state &s, const debug_use &first, int pieces) {
+unsigned debug_list_length(pagoda_device_state &s, const debug_use &first) {
     locked hold(s.debug->lock);
     const debug_record *r = s.debug->find(first);
     if (r == nullptr) {
         say_unknown(s, *s.debug, first);
         return 0;
     }
-    if (r->pieces == 0 || r->pieces == static_cast<unsigned>(pieces))
-        return pieces;
+    if (r->use.pieces == 0 || r->use.pieces == first.pieces)
+        return first.pieces;
     call_site made(r->use.caller), now(first.caller);
-    accuse("%s: a list of %u pieces at %#llx, mapped from %s, is undone with %d from %s", s.name,
-           r->pieces, number(first.address), made.text(), pieces, now.text());
-    return static_cast<int>(r->pieces);
+    accuse("%s: a list of %u pieces at %#llx, mapped from %s, is undone with %u from %s", s.name,
+           r->use.pieces, number(first.address), made.text(), first.pieces, now.text());
+    return r->use.pieces;
 }
 
 void debug_synced(pagoda_device_state &s, const debug_use &part, bool for_device) {

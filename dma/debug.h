@@ -31,6 +31,7 @@ struct debug_use {
     dma_data_direction dir;
     made_by by;
     const void *caller;
+    unsigned pieces = 0; // of a list of which this is the first one
 };
 
 // Makes a mapping by map() and its record; with the guard, map() gets a copy of the buffer.
@@ -48,10 +49,8 @@ bool debug_free(pagoda_device_state &s, const debug_use &use, bool freed);
 
 // dma_mapping_error() was asked.
 void debug_asked(pagoda_device_state &s, uint64_t address);
-// The first piece of a list that was mapped, with as many.
-void debug_list(pagoda_device_state &s, uint64_t address, unsigned pieces);
 // How many pieces the list that is to be undone has; 0: nothing is to be done.
-int debug_list_length(pagoda_device_state &s, const debug_use &first, int pieces);
+unsigned debug_list_length(pagoda_device_state &s, const debug_use &first);
 // A part is going to be the device's, or has become the processor's.
 void debug_synced(pagoda_device_state &s, const debug_use &part, bool for_device);
 // Devices see copies, which are to be synchronised.

@@ -28,8 +28,9 @@ debug_record *debug_table::find(const debug_use &use) const {
     interval *i = addresses.find(use.address, use.address);
     for (; i != nullptr; i = interval_tree::next(i, use.address, use.address)) {
         debug_record &r = debug_record::of_address(i);
-        int rank =
-            4 * (r.use.by == use.by) + 2 * (r.use.bytes == use.bytes) + (r.use.dir == use.dir);
+        bool by = r.use.by == use.by;
+        int rank = 8 * (by && r.use.pieces == use.pieces) + 4 * by +
+                   2 * (r.use.bytes == use.bytes) + (r.use.dir == use.dir);
         if (r.use.address == use.address && rank > most) {
             most = rank;
             found = &r;

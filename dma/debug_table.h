@@ -17,7 +17,6 @@ struct debug_record {
     debug_use use;
     const void *memory; // NULL: a device's
     guarded *guard;     // NULL: the device has the buffer itself
-    unsigned pieces;    // of a list of which this is the first one
     bool asked;         // dma_mapping_error() was
     bool told;          // closed pages were touched, which has been said
     ownership owners;   // where there is a guard or a sum
@@ -59,7 +58,8 @@ struct debug_table {
 
     void add(debug_record *r);
     void remove(debug_record *r);
-    // The one at this very address, made and long as `use` says where there are several.
+    // The one at this very address, made and long as `use` says where there are several. Lists may
+    // begin with the same buffer: the one of as many pieces comes first.
     debug_record *find(const debug_use &use) const;
     // The one that a part belongs to: it may lie in several, of buffers that overlap.
     debug_record *best(const debug_use &part) const;

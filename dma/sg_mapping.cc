@@ -18,29 +18,32 @@ struct request {
     dma_data_direction dir;
     unsigned long attrs;
     const void *caller;
+    const scatterlist *sgl;
+    int nents;
     uint64_t boundary = s.boundary; // the same for the whole list
 };
 
 // What dma-debug notes of a piece.
-debug_use use_of(const request &r, uint64_t address, size_t bytes) {
-    return {address, bytes, r.dir, made_by::list, r.caller};
+debug_use use_of(const request &r, uint64_t address, const scatterlist *sg) {
+    return {address,       sg->length, r.dir,
+            made_by::list, r.caller,   sg == r.sgl ? static_cast<unsigned>(r.nents) : 0};
 }
 
-uint64_t map_single(const request &r, void *p, size_t bytes) {
-    return r.s.debug != nullptr ? map_debugged(r.s, p, use_of(r, 0, bytes))
-                                : pagoda_dma_map(&r.s.dev, p, bytes, r.dir, r.attrs);
+uint64_t map_single(const request &r, scatterlist *sg) {
+    return r.s.debug != nullptr ? map_debugged(r.s, sg_virt(sg), use_of(r, 0, sg))
+                                : pagoda_dma_map(&r.s.dev, sg_virt(sg), sg->length, r.dir, r.attrs);
 }
 
-void unmap_single(const request &r, uint64_t address, size_t bytes, unsigned long attrs) {
+void unmap_single(const request &r, uint64_t address, const scatterlist *sg, unsigned long attrs) {
     if (r.s.debug != nullptr)
-        unmap_debugged(r.s, use_of(r, address, bytes), attrs);
+        unmap_debugged(r.s, use_of(r, address, sg), attrs);
     else
-        pagoda_dma_unmap(&r.s.dev, address, bytes, r.dir, attrs);
+        pagoda_dma_unmap(&r.s.dev, address, sg->length, r.dir, attrs);
 }
 
-uint64_t map_copy(const request &r, void *p, size_t bytes) {
-    return r.s.debug != nullptr ? debug_map(r.s, p, use_of(r, 0, bytes), map_by_copy)
-                                : map_by_copy(r.s, p, bytes, r.dir);
+uint64_t map_copy(const request &r, scatterlist *sg) {
+    return r.s.debug != nullptr ? debug_map(r.s, sg_virt(sg), use_of(r, 0, sg), map_by_copy)
+                                : map_by_copy(r.s, sg_virt(sg), sg->length, r.dir);
 }
 
 // Puts pieces together to segments, in the list's first entries.
@@ -183,7 +186,7 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
         sg->dma_flags = i == 0 ? kRunBegins : kRunGoesOn;
         out.add(base + offset, sg->length);
         if (r.s.debug != nullptr)
-            debug_made(r.s, sg_virt(sg), use_of(r, base + offset, sg->length));
+            debug_made(r.s, sg_virt(sg), use_of(r, base + offset, sg));
         offset += sg->length;
     }
     return 0;
@@ -192,15 +195,15 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
 // A piece by itself. What crosses a boundary where it lies is copied to where it does not.
 uint64_t map_piece(const request &r, scatterlist *sg) {
     uint64_t boundary = r.boundary;
-    uint64_t at = map_single(r, sg_virt(sg), sg->length);
+    uint64_t at = map_single(r, sg);
     if (at == DMA_MAPPING_ERROR || !crosses(at, sg->length, boundary) || sg->length - 1 > boundary)
         return at;
-    unmap_single(r, at, sg->length, DMA_ATTR_SKIP_CPU_SYNC);
-    at = map_copy(r, sg_virt(sg), sg->length);
+    unmap_single(r, at, sg, DMA_ATTR_SKIP_CPU_SYNC);
+    at = map_copy(r, sg);
     if (at != DMA_MAPPING_ERROR && !crosses(at, sg->length, boundary))
         return at;
     if (at != DMA_MAPPING_ERROR)
-        unmap_single(r, at, sg->length, DMA_ATTR_SKIP_CPU_SYNC);
+        unmap_single(r, at, sg, DMA_ATTR_SKIP_CPU_SYNC);
     fail(EIO,
          "%s: a piece of %u bytes crosses a boundary of %#llx, and cannot be copied to where it "
          "does not",
@@ -257,13 +260,13 @@ void unmap(const request &r, scatterlist *sgl, int nents) {
         if (sg->dma_flags != kRunGoesOn)
             run.end();
         if (sg->dma_flags != 0 && r.s.debug != nullptr)
-            debug_undo(r.s, use_of(r, at, sg->length), false, nullptr);
+            debug_undo(r.s, use_of(r, at, sg), false, nullptr);
         if (sg->dma_flags == kRunBegins)
             run.begin(at);
         if (run.is_open())
             run.piece(at, sg->length);
         else
-            unmap_single(r, at, sg->length, r.attrs);
+            unmap_single(r, at, sg, r.attrs);
     }
     run.end();
     sgl->dma_length = 0; // so that a second time is noticed
@@ -300,7 +303,7 @@ int map(const request &r, scatterlist *sgl, int nents) {
                     ? fail(EINVAL, "%s: the list ends before its %d pieces do", r.s.name, nents)
                     : -errno;
     if (done != 0)
-        unmap({r.s, r.dir, r.attrs | DMA_ATTR_SKIP_CPU_SYNC, r.caller}, sgl, done);
+        unmap({r.s, r.dir, r.attrs | DMA_ATTR_SKIP_CPU_SYNC, r.caller, sgl, nents}, sgl, done);
     errno = -error;
     return error;
 }
@@ -332,9 +335,7 @@ PAGODA_EXPORT int pagoda_dma_map_sg(device *dev, scatterlist *sgl, int nents,
     pagoda_device_state &s = *dev->state;
     if (sgl == nullptr || nents <= 0 || access_of(dir) == 0)
         return fail(EINVAL, "%s: no list, no pieces or no direction to map", s.name);
-    int segments = map({s, dir, attrs, __builtin_return_address(0)}, sgl, nents);
-    if (segments > 0 && s.debug != nullptr)
-        debug_list(s, sgl->dma_address, static_cast<unsigned>(nents));
+    int segments = map({s, dir, attrs, __builtin_return_address(0), sgl, nents}, sgl, nents);
     return segments < 0 ? list_error(segments) : segments;
 }
 
@@ -350,10 +351,10 @@ PAGODA_EXPORT void pagoda_dma_unmap_sg(device *dev, scatterlist *sgl, int nents,
         return;
     }
     if (s.debug != nullptr)
-        nents = debug_list_length(s, {sgl->dma_address, sgl->length, dir, made_by::list, caller},
-                                  nents);
+        nents = static_cast<int>(debug_list_length(
+            s, use_of({s, dir, attrs, caller, sgl, nents}, sgl->dma_address, sgl)));
     if (nents > 0)
-        unmap({s, dir, attrs, caller}, sgl, nents);
+        unmap({s, dir, attrs, caller, sgl, nents}, sgl, nents);
 }
 
 PAGODA_EXPORT void pagoda_dma_sync_sg(device *dev, scatterlist *sgl, int nents,

@@ -39,7 +39,14 @@ TEST(DebugTable, FindsTheOneThatIsMeant) {
     // Memory is that of mappings.
     EXPECT_EQ(table->memory.find(0x100000 + 165, 0x100000 + 165), nullptr);
     EXPECT_EQ(&debug_record::of_memory(table->memory.find(0x100000 + 159, 0x100000 + 159)), &b);
-    for (debug_record *r : {&a, &b, &c, &d})
+    debug_record three = record(100, 50, DMA_TO_DEVICE, made_by::list), one = three, later = three;
+    three.use.pieces = 3;
+    one.use.pieces = 1;
+    for (debug_record *r : {&three, &one, &later})
+        table->add(r);
+    for (auto &[pieces, r] : {std::pair{3u, &three}, {1u, &one}, {0u, &later}})
+        EXPECT_EQ(table->find({100, 50, DMA_TO_DEVICE, made_by::list, nullptr, pieces}), r);
+    for (debug_record *r : {&a, &b, &c, &d, &three, &one, &later})
         table->remove(r);
     EXPECT_EQ(table->addresses.any(), nullptr);
     EXPECT_EQ(table->memory.any(), nullptr);

@@ -309,6 +309,30 @@ TEST(Debug, NamesListsThatAreUndoneInPart) {
     expect_sites(end.errors, 3);
 }
 
+TEST(Debug, KnowsListsThatBeginWithTheSameBuffer) {
+    for (bool long_one_first : {true, false})
+        for (pagoda_dma_debug_level level : kLevels) {
+            test::child_end end = debugged(
+                [=](device *dev, char *p) {
+                    list_of_three a(p);
+                    scatterlist b;
+                    sg_init_one(&b, p, 512);
+                    EXPECT_EQ(dma_map_sg(dev, a.sg, 3, DMA_TO_DEVICE), 3u);
+                    EXPECT_EQ(dma_map_sg(dev, &b, 1, DMA_TO_DEVICE), 1u);
+                    if (long_one_first)
+                        dma_unmap_sg(dev, a.sg, 3, DMA_TO_DEVICE);
+                    dma_unmap_sg(dev, &b, 1, DMA_TO_DEVICE);
+                    if (!long_one_first)
+                        dma_unmap_sg(dev, a.sg, 3, DMA_TO_DEVICE);
+                    pagoda_dma_counters c;
+                    pagoda_dma_get_counters(dev, &c);
+                    EXPECT_EQ(c.live_mappings, 0u);
+                },
+                level);
+            EXPECT_SAYS_NOTHING(end);
+        }
+}
+
 TEST(Debug, NamesMappingsThatNobodyAskedOf) {
     test::child_end end = debugged([](device *dev, char *p) {
         dma_addr_t one = dma_map_single(dev, p, 64, DMA_TO_DEVICE);
