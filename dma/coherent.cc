@@ -77,14 +77,23 @@ void release_managed(void *p) {
     kfree(found);
 }
 
+// By dma-debug, if the device has it. False: the memory was freed, since it could not be noted.
+bool noted(pagoda_device_state &s, void *p, entry_kind kind, const debug_use &use) {
+    if (s.debug == nullptr || debug_made(s, p, use))
+        return true;
+    coherent_free(s, p, kind, use);
+    return false;
+}
+
 void *allocate(pagoda_device_state &s, size_t bytes, dma_addr_t *handle, gfp_t gfp,
                unsigned long attrs, const void *caller) {
     uint64_t address = DMA_MAPPING_ERROR;
     void *p = coherent_alloc(s, bytes, s.coherent_mask, gfp, entry_kind::coherent, &address);
+    if (p != nullptr && !noted(s, p, entry_kind::coherent,
+                               {address, bytes, DMA_BIDIRECTIONAL, made_by::coherent, caller}))
+        p = nullptr;
     if (p == nullptr && (attrs & DMA_ATTR_NO_WARN) == 0 && (gfp & __GFP_NOWARN) == 0)
         complain("%s", pagoda_device_error());
-    if (p != nullptr && s.debug != nullptr)
-        debug_made(s, p, {address, bytes, DMA_BIDIRECTIONAL, made_by::coherent, caller});
     *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
     return p;
 }
@@ -240,11 +249,12 @@ PAGODA_EXPORT struct page *pagoda_dma_alloc_pages(device *dev, size_t bytes, dma
         fail(EINVAL, "%s: dma_alloc_pages takes no zone and wants a direction", s.name);
     else
         p = coherent_alloc(s, bytes, s.mask, gfp, entry_kind::pages, &address);
+    if (p != nullptr && !noted(s, p, entry_kind::pages,
+                               {address, bytes, dir, made_by::pages, __builtin_return_address(0)}))
+        p = nullptr;
     if (p == nullptr && (gfp & __GFP_NOWARN) == 0)
         complain("%s", pagoda_device_error());
     *handle = p == nullptr ? DMA_MAPPING_ERROR : address;
-    if (p != nullptr && s.debug != nullptr)
-        debug_made(s, p, {address, bytes, dir, made_by::pages, __builtin_return_address(0)});
     return p == nullptr ? nullptr : virt_to_page(p);
 }
 

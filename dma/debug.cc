@@ -111,10 +111,9 @@ void say_unknown(const pagoda_device_state &s, const debug_table &table, const d
 bool is_streaming(made_by by) { return by <= made_by::list; }
 
 debug_record *make_record(const pagoda_device_state &s, const void *p, const debug_use &use) {
-    auto *r = static_cast<debug_record *>(kzalloc(sizeof(debug_record), GFP_ATOMIC));
+    auto *r = static_cast<debug_record *>(kzalloc(sizeof(debug_record), GFP_KERNEL | __GFP_NOWARN));
     if (r == nullptr) {
-        complain("%s: no memory for the record of a mapping, which looks unknown from now on",
-                 s.name);
+        fail(ENOMEM, "%s: no memory for dma-debug's record of %zu bytes", s.name, use.bytes);
         return nullptr;
     }
     r->use = use;
@@ -140,8 +139,7 @@ void add_record(pagoda_device_state &s, debug_record *r) {
 }
 
 void free_record(debug_record *r) {
-    if (r != nullptr)
-        r->owners.end();
+    r->owners.end();
     kfree(r);
 }
 
@@ -270,7 +268,9 @@ void end(pagoda_device_state &s, bool tell) {
 dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
                      dma_addr_t (*map)(pagoda_device_state &, void *, size_t, dma_data_direction)) {
     debug_record *r = make_record(s, p, use);
-    guarded *guard = r != nullptr && s.debug->guards && check_usable(s) == 0
+    if (r == nullptr)
+        return DMA_MAPPING_ERROR;
+    guarded *guard = s.debug->guards && check_usable(s) == 0
                          ? guard_copy(p, use.bytes, use.dir, &r->owners)
                          : nullptr;
     dma_addr_t address =
@@ -283,7 +283,7 @@ dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
         guard = nullptr;
         address = map(s, p, use.bytes, use.dir);
     }
-    if (r == nullptr || address == DMA_MAPPING_ERROR) {
+    if (address == DMA_MAPPING_ERROR) {
         free_record(r);
         return address;
     }
@@ -294,9 +294,11 @@ dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
     return address;
 }
 
-void debug_made(pagoda_device_state &s, const void *p, const debug_use &use) {
-    if (debug_record *r = make_record(s, p, use))
+bool debug_made(pagoda_device_state &s, const void *p, const debug_use &use) {
+    debug_record *r = make_record(s, p, use);
+    if (r != nullptr)
         add_record(s, r);
+    return r != nullptr;
 }
 
 void debug_undo(pagoda_device_state &s, const debug_use &use, bool copy_back,

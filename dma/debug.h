@@ -34,11 +34,13 @@ struct debug_use {
     unsigned pieces = 0; // of a list of which this is the first one
 };
 
-// Makes a mapping by map() and its record; with the guard, map() gets a copy of the buffer.
+// Makes a mapping by map() and its record; with the guard, map() gets a copy of the buffer. Without
+// memory for the record, which is what undoes it, there is no mapping.
 dma_addr_t debug_map(pagoda_device_state &s, void *p, const debug_use &use,
                      dma_addr_t (*map)(pagoda_device_state &, void *, size_t, dma_data_direction));
-// The record alone, of what was made; `p` is not looked at, and NULL where it is a device's.
-void debug_made(pagoda_device_state &s, const void *p, const debug_use &use);
+// The record alone, of what was made; `p` is not looked at, and NULL where it is a device's. False:
+// fail()ed with ENOMEM, and what was made is to be undone.
+bool debug_made(pagoda_device_state &s, const void *p, const debug_use &use);
 // Undoes a mapping that debug_map() or, where undo() is NULL, debug_made() recorded, as it was made
 // and not as `use` says. Nothing is undone that has no record.
 void debug_undo(pagoda_device_state &s, const debug_use &use, bool copy_back,

@@ -443,9 +443,12 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, si
         return DMA_MAPPING_ERROR;
     }
     count(s, 1);
-    if (s.debug != nullptr)
-        debug_made(s, nullptr,
-                   {address, bytes, dir, made_by_of(attrs), __builtin_return_address(0)});
+    if (s.debug != nullptr &&
+        !debug_made(s, nullptr,
+                    {address, bytes, dir, made_by_of(attrs), __builtin_return_address(0)})) {
+        unmap_alone(s, address, bytes);
+        return DMA_MAPPING_ERROR;
+    }
     return address;
 }
 

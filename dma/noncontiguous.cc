@@ -42,10 +42,15 @@ PAGODA_EXPORT sg_table *pagoda_dma_alloc_noncontiguous(device *dev, size_t bytes
     sg_dma_address(table->sgl) = address;
     sg_dma_len(table->sgl) = static_cast<unsigned>(bytes);
     table->nents = 1;
-    if (s.debug != nullptr)
-        debug_made(s, p,
-                   {address, bytes, dir, made_by::noncontiguous, __builtin_return_address(0)});
-    return table;
+    debug_use use = {address, bytes, dir, made_by::noncontiguous, __builtin_return_address(0)};
+    if (s.debug == nullptr || debug_made(s, p, use))
+        return table;
+    coherent_free(s, p, entry_kind::coherent, use);
+    sg_free_table(table);
+    kfree(table);
+    if ((gfp & __GFP_NOWARN) == 0)
+        complain("%s", pagoda_device_error());
+    return nullptr;
 }
 
 PAGODA_EXPORT void pagoda_dma_free_noncontiguous(device *dev, size_t bytes, sg_table *table,

@@ -159,12 +159,16 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
     if (error != 0)
         return error;
     uint64_t offset = 0;
-    int done = 0;
+    int done = 0, recorded = 0;
     for (scatterlist *at = sg; done < of.pieces && error == 0; at = sg_next(at)) {
         offset = place(offset, at->length, r.boundary);
         error = r.s.space->map_at(base + offset, sg_virt(at), at->length, access_of(r.dir));
-        offset += at->length;
         done += error == 0;
+        if (error == 0 && r.s.debug != nullptr) {
+            error = debug_made(r.s, sg_virt(at), use_of(r, base + offset, at)) ? 0 : -ENOMEM;
+            recorded += error == 0;
+        }
+        offset += at->length;
     }
     if (error == 0)
         error = ledger_add({r.s.space, base, sg_virt(sg), of.bytes, entry_kind::run, false}, true);
@@ -173,6 +177,8 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
         bool free = true;
         for (; done > 0; done--, sg = sg_next(sg)) {
             offset = place(offset, sg->length, r.boundary);
+            if (recorded-- > 0)
+                debug_undo(r.s, use_of(r, base + offset, sg), false, nullptr);
             free &= unmap_piece(r, base + offset, sg->length);
             offset += sg->length;
         }
@@ -185,8 +191,6 @@ int map_run(const request &r, scatterlist *sg, const run &of, segments &out) {
         offset = place(offset, sg->length, r.boundary);
         sg->dma_flags = i == 0 ? kRunBegins : kRunGoesOn;
         out.add(base + offset, sg->length);
-        if (r.s.debug != nullptr)
-            debug_made(r.s, sg_virt(sg), use_of(r, base + offset, sg));
         offset += sg->length;
     }
     return 0;

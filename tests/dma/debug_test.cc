@@ -1,6 +1,9 @@
 #include "dma/debug.h"
 
+#include "dma/debug_table.h"
 #include "tests/dma/debugged.h"
+
+#include <pagoda/pagoda.h>
 
 #include <errno.h>
 #include <regex>
@@ -116,6 +119,60 @@ TEST(Debug, ListsOfForeignPagesAreSynchronised) {
         };
         EXPECT_SAYS_NOTHING(write(true));
         EXPECT_SAYS(write(false), "were written by the processor while they were the device's");
+    }
+}
+
+// A mapping that has no record could not be undone.
+TEST(Debug, WithoutMemoryForRecordsNothingIsMade) {
+    for (pagoda_dma_debug_level level : kLevels) {
+        test::child_end end = debugged(
+            [](device *dev, char *p) {
+                constexpr gfp_t kQuietly = GFP_KERNEL | __GFP_NOWARN;
+                auto *pages = static_cast<char *>(mmap(nullptr, 131072, PROT_READ | PROT_WRITE,
+                                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+                scatterlist list[2];
+                sg_init_table(list, 2);
+                sg_set_buf(&list[0], pages, 65536);
+                sg_set_buf(&list[1], pages + 65536, 65536);
+                void *resource = mmap(nullptr, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+                dma_addr_t at;
+                static int made;
+                pagoda_set_failure_hook(
+                    [](size_t bytes, gfp_t, void *) { return bytes == sizeof(debug_record); },
+                    nullptr);
+                EXPECT_EQ(dma_map_single(dev, p, 64, DMA_TO_DEVICE), DMA_MAPPING_ERROR);
+                EXPECT_TRUE(test::error_says("record of 64 bytes"));
+                EXPECT_EQ(dma_map_resource(dev, reinterpret_cast<uintptr_t>(resource), 4096,
+                                           DMA_TO_DEVICE, 0),
+                          DMA_MAPPING_ERROR);
+                EXPECT_TRUE(test::error_says("record of 4096 bytes"));
+                EXPECT_EQ(dma_alloc_coherent(dev, 96, &at, kQuietly), nullptr);
+                EXPECT_TRUE(test::error_says("record of 96 bytes"));
+                EXPECT_EQ(at, DMA_MAPPING_ERROR);
+                EXPECT_EQ(dma_alloc_pages(dev, 4096, &at, DMA_TO_DEVICE, kQuietly), nullptr);
+                EXPECT_TRUE(test::error_says("record of 4096 bytes"));
+                EXPECT_EQ(dma_alloc_noncontiguous(dev, 64, DMA_TO_DEVICE, kQuietly, 0), nullptr);
+                EXPECT_TRUE(test::error_says("record of 64 bytes"));
+                // The second of a list has none, whether the list is a run or not.
+                made = 0;
+                pagoda_set_failure_hook(
+                    [](size_t bytes, gfp_t, void *) {
+                        return bytes == sizeof(debug_record) && made++ != 0;
+                    },
+                    nullptr);
+                sg_table table = {list, 2, 2};
+                EXPECT_EQ(dma_map_sgtable(dev, &table, DMA_TO_DEVICE, 0), -ENOMEM);
+                pagoda_set_failure_hook(nullptr, nullptr);
+                EXPECT_EQ(dma_map_sgtable(dev, &table, DMA_TO_DEVICE, 0), 0);
+                dma_unmap_sgtable(dev, &table, DMA_TO_DEVICE, 0);
+                pagoda_dma_counters c;
+                pagoda_dma_get_counters(dev, &c);
+                EXPECT_EQ(c.live_mappings, 0u);
+                munmap(pages, 131072);
+                munmap(resource, 4096);
+            },
+            level);
+        EXPECT_SAYS_NOTHING(end);
     }
 }
 
