@@ -164,7 +164,7 @@ TEST(spaces, a_free_in_a_handler_waits_for_no_lock_of_ours) {
             EXPECT_EQ(i.frees, nullptr);
             EXPECT_EQ(s->counters().mapped_bytes, 4 * kPageblockSize) << "nobody was asked for it";
             __free_page(alloc_page(GFP_KERNEL));
-            heap_blocks(1); // the next free that may block
+            { heap_blocks next(1); } // the next free that may block
             EXPECT_LT(s->counters().mapped_bytes, 4 * kPageblockSize);
         },
         20);
