@@ -1,4 +1,4 @@
-// Which bytes of a streaming mapping are the processor's for now, and which the device's, as
+// Which bytes of a streaming mapping the processor has, and which the device, as
 // dma_sync_*_for_cpu and dma_sync_*_for_device say of any parts of it, in any order.
 #pragma once
 
