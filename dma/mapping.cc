@@ -381,6 +381,27 @@ PAGODA_EXPORT int pagoda_dma_reach(device *dev, const void *p, size_t bytes) {
     return error == 0 ? 0 : explain(s, error, bytes);
 }
 
+// Calls of their own, so that the short ways keep nothing for them.
+
+static PAGODA_NOINLINE dma_addr_t map_the_long_way(pagoda_device_state &s, void *p, size_t bytes,
+                                                   dma_data_direction dir, unsigned long attrs,
+                                                   const void *caller) {
+    return s.debug != nullptr ? map_debugged(s, p, {0, bytes, dir, made_by_of(attrs), caller})
+                              : map_slowly(s, p, bytes, dir);
+}
+
+static PAGODA_NOINLINE void unmap_the_long_way(pagoda_device_state &s, uint64_t address,
+                                               size_t bytes, dma_data_direction dir,
+                                               unsigned long attrs, const void *caller) {
+    if (!check_direction(s, address, bytes, dir))
+        return;
+    bool copy_back = dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0;
+    if (s.debug != nullptr && !s.space->dead())
+        unmap_debugged(s, {address, bytes, dir, made_by_of(attrs), caller}, attrs);
+    else
+        unmap_slowly(s, address, bytes, copy_back);
+}
+
 // Looked up before it is held, so that neither waits for the other, and once more after: what is
 // held stays where it is.
 PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes,
@@ -396,10 +417,8 @@ PAGODA_EXPORT dma_addr_t pagoda_dma_map(device *dev, const void *p, size_t bytes
             pagoda_object_release(p);
         }
     }
-    if (PAGODA_UNLIKELY(s.debug != nullptr))
-        return map_debugged(s, const_cast<void *>(p),
-                            {0, bytes, dir, made_by_of(attrs), __builtin_return_address(0)});
-    return map_slowly(s, const_cast<void *>(p), bytes, dir);
+    return map_the_long_way(s, const_cast<void *>(p), bytes, dir, attrs,
+                            __builtin_return_address(0));
 }
 
 PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t bytes,
@@ -413,14 +432,7 @@ PAGODA_EXPORT void pagoda_dma_unmap(device *dev, dma_addr_t address, size_t byte
             return;
         }
     }
-    if (PAGODA_UNLIKELY(!check_direction(s, address, bytes, dir)))
-        return;
-    if (PAGODA_UNLIKELY(s.debug != nullptr && !s.space->dead())) {
-        unmap_debugged(s, {address, bytes, dir, made_by_of(attrs), __builtin_return_address(0)},
-                       attrs);
-        return;
-    }
-    unmap_slowly(s, address, bytes, dir != DMA_TO_DEVICE && (attrs & DMA_ATTR_SKIP_CPU_SYNC) == 0);
+    unmap_the_long_way(s, address, bytes, dir, attrs, __builtin_return_address(0));
 }
 
 PAGODA_EXPORT dma_addr_t pagoda_dma_map_resource(device *dev, phys_addr_t at, size_t bytes,
